@@ -1,0 +1,134 @@
+"""PAT's own layers on both sides of the codebooks: level encoders below them, the shared decoder above."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .configuration_pat import PatConfig
+
+
+class PatBlock(nn.Module):
+    """Residual block on (batch, height, width, channels): depthwise convolution, norm, feed-forward (ConvNeXt)."""
+
+    def __init__(self, channels: int, kernel_size: int):
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+        self.norm = nn.LayerNorm(channels)
+        self.expand = nn.Linear(channels, 2 * channels)
+        self.contract = nn.Linear(2 * channels, channels)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        mixed = self.depthwise(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return hidden_states + self.contract(F.gelu(self.expand(self.norm(mixed))))
+
+
+def pixel_shuffle(features: torch.Tensor, factor: int) -> torch.Tensor:
+    """(batch, height, width, channels * factor²) to (batch, height * factor, width * factor, channels)."""
+    if factor == 1:
+        return features
+    return F.pixel_shuffle(features.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1)
+
+
+def average_pool(features: torch.Tensor, factor: int) -> torch.Tensor:
+    """Mean over factor × factor cells; cells at the lower and right border may be smaller."""
+    if factor == 1:
+        return features
+    pooled = F.avg_pool2d(features.permute(0, 3, 1, 2), factor, ceil_mode=True, count_include_pad=False)
+    return pooled.permute(0, 2, 3, 1)
+
+
+def level_grid(patch_grid: tuple[int, int], stride: float) -> tuple[int, int]:
+    """Rows and columns of codes of a level whose stride is given in patches."""
+    rows, columns = (-int(-side // stride) for side in patch_grid)
+    return rows, columns
+
+
+class PatLevelEncoder(nn.Module):
+    """
+    Turns tapped CLIP layers, and the next finer level ("bottom-up composition"), into the features of one level.
+
+    Args:
+        config: The model's configuration.
+        level: Index of the level, 0 is the coarsest.
+    """
+
+    def __init__(self, config: PatConfig, level: int):
+        super().__init__()
+        self.layers = list(config.feature_layers[level])
+        self.stride = config.level_strides[level]
+        self.upsampling = round(1 / self.stride) if self.stride < 1 else 1
+        width = config.vision_config.hidden_size
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in self.layers])
+        self.project = nn.Linear(len(self.layers) * width, config.hidden_size * self.upsampling**2)
+        is_finest = level == config.num_levels - 1
+        self.compose = None if is_finest else nn.Linear(config.hidden_size, config.hidden_size)
+        self.finer_ratio = 1 if is_finest else round(self.stride / config.level_strides[level + 1])
+        self.block = PatBlock(config.hidden_size, kernel_size=3)
+        self.to_code = nn.Sequential(
+            nn.LayerNorm(config.hidden_size), nn.Linear(config.hidden_size, config.codebook_dim)
+        )
+
+    def forward(self, taps: dict[int, torch.Tensor], finer: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            taps: Layer number -> (batch, height, width, vision_hidden_size).
+            finer: Hidden state of the next finer level, or None for the finest.
+
+        Returns:
+            The level's hidden state (batch, rows, columns, hidden_size), for the next coarser level, and the
+            features to quantise (batch, rows, columns, codebook_dim).
+        """
+        tapped = torch.cat([norm(taps[layer]) for norm, layer in zip(self.norms, self.layers, strict=True)], dim=-1)
+        hidden_states = pixel_shuffle(self.project(tapped), self.upsampling)
+        hidden_states = average_pool(hidden_states, max(1, round(self.stride)))
+        if finer is not None:
+            hidden_states = hidden_states + average_pool(self.compose(finer), self.finer_ratio)
+        hidden_states = self.block(hidden_states)
+        return hidden_states, self.to_code(hidden_states)
+
+
+class PatDecoder(nn.Module):
+    """
+    The shared decoder: goes from the coarsest codes to the finest, adding each level on the way ("top-down").
+
+    Both branches read its output at the stride of the finest level. Levels that are not given count as zero, so any
+    prefix of levels decodes.
+    """
+
+    def __init__(self, config: PatConfig):
+        super().__init__()
+        strides = config.level_strides
+        self.upsampling = [1] + [round(coarse / fine) for coarse, fine in zip(strides, strides[1:], strict=False)]
+        self.embeds = nn.ModuleList([nn.Linear(config.codebook_dim, config.hidden_size) for _ in strides])
+        self.blocks = nn.ModuleList(
+            [
+                nn.Sequential(*[PatBlock(config.hidden_size, kernel_size=5) for _ in range(config.num_decoder_blocks)])
+                for _ in strides
+            ]
+        )
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, quantized: list[torch.Tensor], keep: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            quantized: Vectors of all levels, (batch, rows, columns, codebook_dim) each, coarsest first.
+            keep: (batch, num_levels) of 0 and 1: which levels the decoder may see; all by default.
+
+        Returns:
+            (batch, rows, columns, hidden_size) on the grid of the finest level.
+        """
+        hidden_states = None
+        for level, vectors in enumerate(quantized):
+            embeds = self.embeds[level](vectors)
+            if keep is not None:
+                embeds = embeds * keep[:, level, None, None, None].to(embeds.dtype)
+            if hidden_states is not None:
+                rows, columns = embeds.shape[1:3]
+                hidden_states = self._upsample(hidden_states, self.upsampling[level])[:, :rows, :columns]
+                embeds = embeds + hidden_states
+            hidden_states = self.blocks[level](embeds)
+        return self.norm(hidden_states)
+
+    @staticmethod
+    def _upsample(hidden_states: torch.Tensor, factor: int) -> torch.Tensor:
+        return hidden_states.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
