@@ -15,6 +15,9 @@ from .remote_code_pat import AUTO_MAP, CUSTOM_PIPELINES, copy_code
 
 logger = transformers_logging.get_logger(__name__)
 
+# Parts of a checkpoint that a tokenizer or a baseline rightly leaves aside.
+KNOWN_PARTS = ("pat.", "segmenter.", "text_model.", "text_projection.", "logit_scale", "class_embeds")
+
 
 @contextlib.contextmanager
 def without_load_report():
@@ -63,6 +66,9 @@ class CheckpointMixin:
                 f"{tuple(expected)}. Was config.json edited, or do the files belong to different checkpoints?"
             )
         model._complete(info["missing_keys"], pretrained_model_name_or_path)
+        unknown = {key for key in info["unexpected_keys"] if not key.startswith(KNOWN_PARTS)}
+        if unknown:
+            logger.warning(f"{pretrained_model_name_or_path}: ignored unknown tensors, such as {min(unknown)}.")
         model.freeze_clip()
         return (model, info) if output_loading_info else model
 
