@@ -109,20 +109,21 @@ def class_weights(labels: list[np.ndarray], classes: int) -> torch.Tensor:
 class Photos:
     """One data set's training photos, drawn at random without end, photos of rare classes more often."""
 
-    def __init__(self, folder: Path, cache: Path, rng: np.random.Generator):
+    def __init__(self, folder: Path, cache: Path):
         data = decode(folder, "train", cache)
         self.names: list[str] = data["names"]
         self._images, self._labels = data["images"], data["labels"]
         self._chances = rarity(self._labels, len(self.names))
         self.class_weights = class_weights(self._labels, len(self.names))
-        self._rng = rng
 
-    def draw(self, count: int, size: int, short_side: tuple[float, float]) -> tuple[torch.Tensor, ...]:
+    def draw(
+        self, count: int, size: int, short_side: tuple[float, float], rng: np.random.Generator
+    ) -> tuple[torch.Tensor, ...]:
         """uint8 pixels (count, 3, size, size), labels (count, size/4, size/4) int64, windows (count, 4)."""
         crops = []
-        for index in self._rng.choice(len(self._images), count, p=self._chances):
+        for index in rng.choice(len(self._images), count, p=self._chances):
             for _ in range(4):  # a crop with hardly a labelled pixel teaches nothing
-                crop = random_crop(self._images[index], self._labels[index], size, short_side, self._rng)
+                crop = random_crop(self._images[index], self._labels[index], size, short_side, rng)
                 if (crop[1] != IGNORE_INDEX).mean() > 0.1:
                     break
             crops.append(crop)
