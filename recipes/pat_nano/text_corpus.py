@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from vocabulary import check_held_out, texts_of
 from transformers_pat.data import read_classes
 
 TEMPLATES = ["a photo of a {}.", "a photo of the {}.", "a photo of {}.", "a picture of a {}", "the {}", "a {}", "{}."]
+THINGS = {"05", "08", "13", "17", "18", "19", "20", "27"}  # WordNet's topics of what a photo can show
+PHRASES = 20_000
 MEANING = 0.5  # share of a WordNet noun's target that comes from its synonyms and gloss
 
 
@@ -46,42 +49,70 @@ def class_texts(data: Path, class_names: Path) -> list[str]:
     return list(dict.fromkeys([text for name in names for text in texts_of(name)] + listed_names(class_names)))
 
 
-def nouns(folder: Path) -> dict[str, tuple[str, int]]:
-    """WordNet's nouns of one to three words that start with a letter."""
-    lemmas = wordnet.read_lemmas(folder).items()
-    return {lemma: sense for lemma, sense in lemmas if lemma[0].isalpha() and len(lemma.split()) <= 3}
+def nouns(folder: Path) -> dict[str, str]:
+    """{noun: offset of its first sense}: WordNet's everyday nouns (seen in tagged text, up to three words) and its
+    words for things: artefacts of up to two words, animals, parts of the body, food, objects, plants ... of one."""
+    synsets = wordnet.read_synsets(folder)
+    found = {}
+    for lemma, (offset, tagged) in wordnet.read_lemmas(folder).items():
+        topic, words = synsets[offset].topic, len(lemma.split())
+        thing = (topic == "06" and words <= 2) or (topic in THINGS and words == 1)
+        if lemma[0].isalpha() and ((tagged and words <= 3) or thing):
+            found[lemma] = offset
+    return found
 
 
 def fit_space(data: Path, class_names: Path, wordnet_folder: Path) -> TextSpace:
     """The text space, fitted to all class names and to WordNet's everyday nouns (those seen in tagged text)."""
-    everyday = [lemma for lemma, (_, tagged) in nouns(wordnet_folder).items() if tagged]
+    lemmas = wordnet.read_lemmas(wordnet_folder).items()
+    everyday = [w for w, (_, tagged) in lemmas if tagged and w[0].isalpha() and len(w.split()) <= 3]
     return TextSpace.fit(Teacher()(sorted({*class_texts(data, class_names), *everyday})))
+
+
+def phrases(folder: Path, seed: int = 0) -> list[str]:
+    """Random pairs of everyday words ("wooden gate", "street horse"), so that the tower learns to put words together."""
+    rng = random.Random(seed)
+    heads = [w for w, (_, tagged) in wordnet.read_lemmas(folder).items() if tagged > 1 and w.isalpha()]
+    adjectives = wordnet.read_adjectives(folder)
+    return sorted({f"{rng.choice(rng.choice([adjectives, heads]))} {rng.choice(heads)}" for _ in range(PHRASES)})
+
+
+def captions(data: Path) -> list[str]:
+    """The captions of the training photos of coco_subset."""
+    folder = data / "coco_subset"
+    training = set((folder / "splits/train.txt").read_text().split())
+    by_photo = json.loads((folder / "captions.json").read_text()).items()
+    return sorted({caption for photo, many in by_photo if Path(photo).stem in training for caption in many})
 
 
 def build(data: Path, class_names: Path, wordnet_folder: Path, space: TextSpace) -> Corpus:
     """All texts. A class name keeps the teacher's own embedding, which is what the vision tower is trained on.
 
     Any other noun is moved half way to what WordNet says it means (the other words and the gloss of its first
-    sense): sentence embeddings know few of the rarer synonyms ("settee", "feline") as well as their glosses do.
+    sense): sentence embeddings know few of the rarer synonyms as well as they know the words that explain them.
     """
     teacher = Teacher()
     classes = class_texts(data, class_names)
-    synsets, lemmas = wordnet.read_synsets(wordnet_folder), nouns(wordnet_folder)
-    used = sorted({offset for offset, _ in lemmas.values()})
-    words = list(dict.fromkeys([w for offset in used for w in synsets[offset].lemmas] + list(lemmas)))
+    lemmas, synsets = nouns(wordnet_folder), wordnet.read_synsets(wordnet_folder)
+    used = sorted(set(lemmas.values()))
+    words = list(dict.fromkeys([*lemmas, *(word for offset in used for word in synsets[offset].lemmas)]))
     glosses = [synsets[offset].gloss for offset in used]
-    captions = sorted({c for many in json.loads((data / "coco_subset/captions.json").read_text()).values() for c in many})
-    embedded = space(teacher(classes + words + glosses + captions))
-    of_classes, of_words, of_glosses, of_captions = embedded.split([len(classes), len(words), len(glosses), len(captions)])
-    row = {word: i for i, word in enumerate(words)}
+    of_classes = space(teacher(classes))
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = [space(teacher(texts).float()) for texts in (words, glosses, phrases(wordnet_folder), captions(data))]
+    of_words, of_glosses, of_phrases, of_captions = parts
+    word_row = {word: i for i, word in enumerate(words)}
     gloss_row = {offset: i for i, offset in enumerate(used)}
-    meant, fresh = [], [lemma for lemma in lemmas if lemma not in set(classes)]
+    fresh = [lemma for lemma in lemmas if lemma not in set(classes)]
+    meanings = []
     for lemma in fresh:
-        offset = lemmas[lemma][0]
-        others = [of_words[row[word]] for word in synsets[offset].lemmas if word != lemma]
-        meant.append(normalize(torch.stack([*others, of_glosses[gloss_row[offset]]]).mean(0), dim=0))
-    own = of_words[[row[lemma] for lemma in fresh]]
-    blended = normalize((1 - MEANING) * own + MEANING * torch.stack(meant), dim=-1)
-    texts = classes + fresh + glosses + captions
-    targets = torch.cat([of_classes, blended, of_glosses, of_captions])
-    return Corpus(texts, targets, len(classes), len(classes) + len(fresh))
+        others = [of_words[word_row[word]] for word in synsets[lemmas[lemma]].lemmas if word != lemma]
+        meanings.append(normalize(torch.stack([*others, of_glosses[gloss_row[lemmas[lemma]]]]).mean(0), dim=0))
+    own = of_words[[word_row[lemma] for lemma in fresh]]
+    blended = normalize((1 - MEANING) * own + MEANING * torch.stack(meanings), dim=-1)
+    return Corpus(
+        classes + fresh + glosses + phrases(wordnet_folder) + captions(data),
+        torch.cat([of_classes, blended, of_glosses, of_phrases, of_captions]),
+        len(classes),
+        len(classes) + len(fresh),
+    )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 class Synset(NamedTuple):
     lemmas: list[str]
     gloss: str
+    topic: str  # the number of WordNet's lexicographer file: "06" artefacts, "05" animals, ...
 
 
 def read_synsets(folder: Path) -> dict[str, Synset]:
@@ -24,7 +25,7 @@ def read_synsets(folder: Path) -> dict[str, Synset]:
         parts = fields.split()
         count = int(parts[3], 16)
         lemmas = [word.replace("_", " ").lower() for word in parts[4 : 4 + 2 * count : 2]]
-        synsets[parts[0]] = Synset(lemmas, gloss.split(";")[0].strip())
+        synsets[parts[0]] = Synset(lemmas, gloss.split(";")[0].strip(), parts[1])
     return synsets
 
 
@@ -38,3 +39,13 @@ def read_lemmas(folder: Path) -> dict[str, tuple[str, int]]:
         senses, pointers = int(parts[2]), int(parts[3])
         lemmas[parts[0].replace("_", " ")] = (parts[-senses], int(parts[5 + pointers]))
     return lemmas
+
+
+def read_adjectives(folder: Path) -> list[str]:
+    """Adjectives of one word that occur in tagged text."""
+    found = []
+    for line in (folder / "index.adj").read_text(encoding="utf-8").splitlines():
+        parts = line.split()
+        if not line.startswith(" ") and parts[0].isalpha() and int(parts[5 + int(parts[3])]) > 0:
+            found.append(parts[0])
+    return found
