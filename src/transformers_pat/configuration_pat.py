@@ -102,9 +102,9 @@ class PatConfig(PreTrainedConfig):
         return self.vision_config.num_hidden_layers
 
     def validate_architecture(self):
-        """Check that levels, layers and patch size fit together."""
+        """Check that levels, layers, codebooks and patch size fit together."""
         lengths = {len(self.feature_layers), len(self.level_strides), len(self.codebook_sizes)}
-        if len(lengths) != 1:
+        if len(lengths) != 1 or 0 in lengths:
             raise ValueError(
                 "feature_layers, level_strides and codebook_sizes need one entry per level each, got "
                 f"{len(self.feature_layers)}, {len(self.level_strides)} and {len(self.codebook_sizes)}."
@@ -115,12 +115,18 @@ class PatConfig(PreTrainedConfig):
             raise ValueError(f"level_strides must go from coarse to fine, got {list(self.level_strides)}.")
         if self.vision_config.patch_size % 2:
             raise ValueError(f"The patch size must be even, got {self.vision_config.patch_size}.")
+        if not all(self.feature_layers):
+            raise ValueError(f"Every level of feature_layers needs at least one layer, got {self.feature_layers}.")
         layers = {layer for level in self.feature_layers for layer in level}
-        if not layers or min(layers) < 1 or max(layers) > self.vision_config.num_hidden_layers:
+        if min(layers) < 1 or max(layers) > self.vision_config.num_hidden_layers:
             raise ValueError(
                 f"feature_layers must lie between 1 and {self.vision_config.num_hidden_layers}, got "
                 f"{self.feature_layers}."
             )
+        if min(self.codebook_sizes) < 1:
+            raise ValueError(f"codebook_sizes must be at least 1, got {list(self.codebook_sizes)}.")
+        if not 0 <= self.codebook_decay < 1:
+            raise ValueError(f"codebook_decay must be at least 0 and below 1, got {self.codebook_decay}.")
 
 
 __all__ = ["PatConfig"]

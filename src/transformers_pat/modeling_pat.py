@@ -141,10 +141,11 @@ class PatPreTrainedModel(CheckpointMixin, PreTrainedModel):
                 init.zeros_(module.class_embeds)
 
     def freeze_clip(self) -> None:
-        """Exclude CLIP's weights from training. Called on construction and after loading."""
+        """Exclude CLIP's weights from training, in eval mode. Called on construction and after loading."""
         for name, parameter in self.named_parameters():
             if self.is_clip_key(name):
                 parameter.requires_grad_(False)
+        self.train(self.training)
 
     @classmethod
     def is_clip_key(cls, name: str) -> bool:
