@@ -120,7 +120,7 @@ def test_wrong_templates(processor, templates):
 
 
 def test_long_labels_are_not_cut(processor):
-    with pytest.raises(ValueError, match="label 'word word .*…' gives a prompt of .* tokens .* 77: shorten"):
+    with pytest.raises(ValueError, match=r"label 'word word .*…' gives a prompt of .* tokens .* 77: shorten"):
         processor(text=["road", "word " * 300])
     fits = "x" * (77 - 2)
     assert processor(text=[fits], prompt_templates="none", return_tensors="pt").input_ids.shape == (1, 77)
