@@ -644,7 +644,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         labels: torch.Tensor | None,
     ) -> PatSegmentationOutput:
         """Run images of equal size together, each group without padding, so that nothing leaks between images."""
-        sizes = [(int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in pixel_mask]
+        sizes = self._image_sizes(pixel_mask, pixel_values)
         outputs, shares = {}, {}
         for size in dict.fromkeys(sizes):
             members = [index for index, other in enumerate(sizes) if other == size]
@@ -665,6 +665,17 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
             for name in LOSS_FIELDS:
                 merged[name] = sum(share * output[name] for output, share in shares.values())
         return merged
+
+    @staticmethod
+    def _image_sizes(pixel_mask: torch.Tensor, pixel_values: torch.Tensor) -> list[tuple[int, int]]:
+        expected = (len(pixel_values), *pixel_values.shape[-2:])
+        if tuple(pixel_mask.shape) != expected:
+            raise ValueError(f"pixel_mask must be {expected} like pixel_values, got {tuple(pixel_mask.shape)}.")
+        sizes = [(int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in pixel_mask]
+        for index, (height, width) in enumerate(sizes):
+            if height == 0 or not bool(pixel_mask[index, :height, :width].all()):
+                raise ValueError(f"pixel_mask must mark one upper left rectangle of each image, not so image {index}.")
+        return sizes
 
     def _segmentation_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """
