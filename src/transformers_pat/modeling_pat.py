@@ -330,13 +330,16 @@ class PatModel(PatPreTrainedModel):
                 quantized.append(codebook.embed.new_zeros((len(codes[0]), *grid, codebook.dim)))
                 continue
             self._check_codes(codes[level], level, (len(codes[0]), *grid))
-            quantized.append(codebook.lookup(codes[level]))
+            quantized.append(codebook.lookup(codes[level].long()))
         dtype = self.pixel_head.weight.dtype
         keep = torch.arange(self.config.num_levels, device=codes[0].device) < num_levels
         return [vectors.to(dtype) for vectors in quantized], keep.expand(len(codes[0]), -1)
 
     def _level_grids(self, codes: tuple[torch.LongTensor, ...]) -> list[tuple[int, int]]:
         """Rows and columns of every level, read off the finest level that is given."""
+        if any(level.ndim != 3 for level in codes):
+            shapes = [tuple(level.shape) for level in codes]
+            raise ValueError(f"Codes of each level must be (batch, rows, columns), got {shapes}.")
         finest_stride = self.config.level_strides[len(codes) - 1]
         patch_grid = tuple(round(side * finest_stride) for side in codes[-1].shape[-2:])
         return [level_grid(patch_grid, stride) for stride in self.config.level_strides]
@@ -344,6 +347,8 @@ class PatModel(PatPreTrainedModel):
     def _check_codes(self, codes: torch.Tensor, level: int, shape: tuple[int, ...]) -> None:
         if tuple(codes.shape) != shape:
             raise ValueError(f"Codes of level {level} should be {shape} like the finer levels, got {tuple(codes.shape)}.")
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"Codes of level {level} must be integers, got {codes.dtype}.")
         size = self.codebooks[level].num_codes
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
             raise ValueError(
