@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedModel
+from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .checkpoint_pat import CheckpointMixin
+from .checkpoint_pat import CheckpointMixin, read_clip
 from .clip_features_pat import ClipFeatures, extract_clip_features, pad_to_patches
 from .codebook_pat import PatCodebook
 from .configuration_pat import PatConfig
@@ -595,7 +595,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
             revision: Branch, tag or commit on the Hub.
             **config_kwargs: Fields of [`PatConfig`].
         """
-        clip = CLIPModel.from_pretrained(clip_name_or_path, revision=revision or "main", dtype=torch.float32)
+        clip = read_clip(clip_name_or_path, revision)
         config = PatConfig(
             vision_config=clip.config.vision_config.to_dict(),
             text_config=clip.config.text_config.to_dict(),
