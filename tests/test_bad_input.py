@@ -112,6 +112,12 @@ def test_levels_that_do_not_fit_together(segmenter, text_embeds, codes):
     refuse_to_decode(segmenter, text_embeds, codes[::-1], "Codes of level 0 ")
 
 
+def test_output_size_of_another_image(segmenter, text_embeds, codes):
+    refuse_to_decode(segmenter, text_embeds, codes, "output_size", output_size=(80, 96))
+    with pytest.raises(ValueError, match="output_size"):
+        segmenter.segment_codes(codes, text_embeds, output_size=(20, 24))
+
+
 def test_codes_that_are_no_grid(segmenter, text_embeds, codes):
     refuse_to_decode(segmenter, text_embeds, tuple(level.flatten() for level in codes), "Codes of level")
 

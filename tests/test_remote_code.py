@@ -56,7 +56,7 @@ with torch.no_grad():
 assert "transformers_pat" not in sys.modules
 torch.save({
     "classes": [type(x).__name__ for x in (config, model, tokenizer_model, processor)],
-    "modules": [type(x).__module__.split(".")[0] for x in (config, model, tokenizer_model, processor, image_processor)],
+    "modules": [type(x).__module__.split(".")[0] for x in (config, model, processor, image_processor)],
     "frozen": not any(p.requires_grad for p in model.text_model.parameters()),
     "logits": outputs.logits,
     "baked": baked,
