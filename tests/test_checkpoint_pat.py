@@ -226,7 +226,7 @@ def test_truncated_file(segmenter, tmp_path):
     segmenter.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(Exception, match="(?i)safetensor|incomplete|corrupt|header"):
+    with pytest.raises(Exception, match=r"(?i)safetensor|incomplete|corrupt|header"):
         PatForSemanticSegmentation.from_pretrained(tmp_path)
 
 
