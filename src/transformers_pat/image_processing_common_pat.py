@@ -45,6 +45,8 @@ def load_photo(source, timeout: float | None = None) -> PIL.Image.Image:
 
     Raises `ValueError`, one line naming the picture, if it cannot be read (missing, empty, truncated, no image).
     """
+    if not isinstance(source, (str, os.PathLike, PIL.Image.Image)):
+        raise ValueError(f"a photo must be a PIL image, a path or a URL, got {type(source).__name__}")
     if isinstance(source, PIL.Image.Image):
         name = getattr(source, "filename", "") or "given"
     else:
