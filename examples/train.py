@@ -59,7 +59,7 @@ def main() -> None:
     accelerator = Accelerator(mixed_precision=args.mixed_precision, log_with="tensorboard", project_config=project)
     accelerator.init_trackers("pat")
     set_seed(args.seed)
-    processor = PatProcessor.from_pretrained(args.clip)
+    processor = PatProcessor.from_clip_pretrained(args.clip)
     model = PatForSemanticSegmentation.from_clip_pretrained(args.clip, **json.loads(args.model))
     accelerator.print(f"{model.num_trainable_parameters / 1e6:.2f} M trained parameters")
     optimizer = make_optimizer(model, args)

@@ -15,6 +15,9 @@ from .remote_code_pat import AUTO_MAP, CUSTOM_PIPELINES, copy_code
 
 logger = transformers_logging.get_logger(__name__)
 
+# Parts of a checkpoint that a tokenizer or a baseline rightly leaves aside.
+KNOWN_PARTS = ("pat.", "segmenter.", "text_model.", "text_projection.", "logit_scale", "class_embeds")
+
 
 @contextlib.contextmanager
 def without_load_report():
@@ -35,6 +38,28 @@ def fingerprint(clip: CLIPModel) -> str:
     """Tells CLIPs of the same shape apart: a hash of the visual projection in float32."""
     weights = clip.visual_projection.weight.detach().float().cpu().numpy()
     return hashlib.sha256(weights.tobytes()).hexdigest()[:16]
+
+
+def read_clip(name: str, revision: str | None) -> CLIPModel:
+    """
+    A complete CLIP in float32.
+
+    Raises:
+        OSError: If it can't be had.
+        ValueError: If it lacks a tensor, which transformers would make up.
+    """
+    with without_load_report():
+        clip, info = CLIPModel.from_pretrained(
+            name,
+            revision=revision or "main",
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    damaged = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    if damaged:
+        raise ValueError(f"{name} is not a complete CLIP: {len(damaged)} tensors are missing, such as {min(damaged)}.")
+    return clip
 
 
 class CheckpointMixin:
@@ -63,6 +88,9 @@ class CheckpointMixin:
                 f"{tuple(expected)}. Was config.json edited, or do the files belong to different checkpoints?"
             )
         model._complete(info["missing_keys"], pretrained_model_name_or_path)
+        unknown = {key for key in info["unexpected_keys"] if not key.startswith(KNOWN_PARTS)}
+        if unknown:
+            logger.warning(f"{pretrained_model_name_or_path}: ignored unknown tensors, such as {min(unknown)}.")
         model.freeze_clip()
         return (model, info) if output_loading_info else model
 
@@ -87,7 +115,7 @@ class CheckpointMixin:
         if name is None:
             raise ValueError("This checkpoint holds no CLIP and does not say which it belongs to (clip_name_or_path).")
         try:
-            clip = CLIPModel.from_pretrained(name, revision=revision or "main", dtype=torch.float32)
+            clip = read_clip(name, revision)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise OSError(f"This checkpoint was saved without its CLIP, {name}, which can't be loaded: {reason}") from None

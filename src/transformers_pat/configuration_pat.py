@@ -1,6 +1,6 @@
 """Configuration of PAT: which CLIP, which pyramid levels, which codebooks, how the segmenter is guided."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
@@ -84,6 +84,16 @@ class PatConfig(PreTrainedConfig):
     vocabulary_baked: bool = False
     initializer_range: float = 0.02
 
+    # Set by `register`. transformers runs the pipeline code that a checkpoint carries wherever its configuration names
+    # any, and asks for trust_remote_code; with the package's own pipeline registered, neither should happen.
+    pipeline_registered: ClassVar[bool] = False
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        if cls.pipeline_registered:
+            config_dict = {key: value for key, value in config_dict.items() if key != "custom_pipelines"}
+        return super().from_dict(config_dict, **kwargs)
+
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         if self.feature_layers is None:
@@ -102,9 +112,9 @@ class PatConfig(PreTrainedConfig):
         return self.vision_config.num_hidden_layers
 
     def validate_architecture(self):
-        """Check that levels, layers and patch size fit together."""
+        """Check that levels, layers, codebooks and patch size fit together."""
         lengths = {len(self.feature_layers), len(self.level_strides), len(self.codebook_sizes)}
-        if len(lengths) != 1:
+        if len(lengths) != 1 or 0 in lengths:
             raise ValueError(
                 "feature_layers, level_strides and codebook_sizes need one entry per level each, got "
                 f"{len(self.feature_layers)}, {len(self.level_strides)} and {len(self.codebook_sizes)}."
@@ -115,12 +125,18 @@ class PatConfig(PreTrainedConfig):
             raise ValueError(f"level_strides must go from coarse to fine, got {list(self.level_strides)}.")
         if self.vision_config.patch_size % 2:
             raise ValueError(f"The patch size must be even, got {self.vision_config.patch_size}.")
+        if not all(self.feature_layers):
+            raise ValueError(f"Every level of feature_layers needs at least one layer, got {self.feature_layers}.")
         layers = {layer for level in self.feature_layers for layer in level}
-        if not layers or min(layers) < 1 or max(layers) > self.vision_config.num_hidden_layers:
+        if min(layers) < 1 or max(layers) > self.vision_config.num_hidden_layers:
             raise ValueError(
                 f"feature_layers must lie between 1 and {self.vision_config.num_hidden_layers}, got "
                 f"{self.feature_layers}."
             )
+        if min(self.codebook_sizes) < 1:
+            raise ValueError(f"codebook_sizes must be at least 1, got {list(self.codebook_sizes)}.")
+        if not 0 <= self.codebook_decay < 1:
+            raise ValueError(f"codebook_decay must be at least 0 and below 1, got {self.codebook_decay}.")
 
 
 __all__ = ["PatConfig"]

@@ -22,6 +22,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
 from .postprocessing_pat import check_target_sizes, segment, valid_logits
+from .remote_code_pat import AUTO_MAP, copy_code
 
 logger = logging.get_logger(__name__)
 
@@ -311,3 +312,13 @@ class PatImageProcessingMixin:
             scores = F.interpolate(one[None].float(), size=size, mode="bilinear", align_corners=False)[0]
             results.append({"segmentation": scores.argmax(dim=0), "segmentation_scores": scores})
         return [SemanticSegmentationPostProcessorOutput(data=result) for result in results]
+
+    def to_dict(self) -> dict:
+        """The fields that are saved, and where remote code finds the class."""
+        return {**super().to_dict(), "auto_map": {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}}
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers, with the code for `trust_remote_code=True` beside the configuration."""
+        saved = super().save_pretrained(save_directory, **kwargs)
+        copy_code(save_directory)
+        return saved

@@ -1,10 +1,19 @@
 """PAT's processor: photos and words in, what the model's forward takes out."""
 
+from transformers import AutoTokenizer, CLIPConfig
 from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessorMixin
+from transformers.utils import is_torchvision_available
 
+from .image_processing_pil_pat import PatImageProcessorPil
 from .prompts_pat import build_prompts, check_labels, resolve_templates, split_candidate_labels
+from .remote_code_pat import AUTO_MAP, copy_code
+
+if is_torchvision_available():
+    from .image_processing_pat import PatImageProcessor
+else:
+    PatImageProcessor = PatImageProcessorPil
 
 # CLIP's text towers have this many positions; a tokenizer saved without a limit says a huge number.
 MAX_PROMPT_TOKENS = 77
@@ -30,6 +39,22 @@ class PatProcessor(ProcessorMixin):
         resolve_templates(prompt_templates)
         self.prompt_templates = prompt_templates if isinstance(prompt_templates, str) else list(prompt_templates)
         super().__init__(image_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_clip_pretrained(cls, clip_name_or_path: str, revision: str | None = None, **kwargs):
+        """
+        The processor for a new PAT around a CLIP checkpoint: its tokenizer, its normalisation, its patch size.
+
+        Args:
+            clip_name_or_path, revision: as in `PatForSemanticSegmentation.from_clip_pretrained`.
+            kwargs: fields of the image processor, such as `size`, and `prompt_templates`.
+        """
+        source = {"pretrained_model_name_or_path": clip_name_or_path, "revision": revision or "main"}
+        clip_fields, _ = PatImageProcessorPil.get_image_processor_dict(**source)
+        fields = {name: clip_fields[name] for name in ("image_mean", "image_std") if name in clip_fields}
+        fields["size_divisor"] = CLIPConfig.from_pretrained(**source).vision_config.patch_size
+        templates = kwargs.pop("prompt_templates", "simple")
+        return cls(PatImageProcessor(**{**fields, **kwargs}), AutoTokenizer.from_pretrained(**source), templates)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -99,6 +124,17 @@ class PatProcessor(ProcessorMixin):
         return self.image_processor.post_process_semantic_segmentation(
             outputs, target_sizes=target_sizes, return_segmentation_scores=return_segmentation_scores
         )
+
+    def to_dict(self) -> dict:
+        """The fields that are saved, and where remote code finds the classes."""
+        auto_map = {name: AUTO_MAP[name] for name in ("AutoProcessor", "AutoImageProcessor")}
+        return {**super().to_dict(), "auto_map": auto_map}
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers, with the code for `trust_remote_code=True` beside the configuration."""
+        saved = super().save_pretrained(save_directory, **kwargs)
+        copy_code(save_directory)
+        return saved
 
 
 __all__ = ["PatProcessor"]

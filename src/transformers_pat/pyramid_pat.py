@@ -3,11 +3,12 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_pat import PatConfig
 
 
-class PatBlock(nn.Module):
+class PatBlock(GradientCheckpointingLayer):
     """Residual block on (batch, height, width, channels): depthwise convolution, norm, feed-forward (ConvNeXt)."""
 
     def __init__(self, channels: int, kernel_size: int):

@@ -1,10 +1,23 @@
-"""Makes transformers' Auto classes and pipelines know PAT. Remote code never needs this; importing the package does."""
+"""Makes transformers' Auto classes and pipelines know PAT. Importing the package does this; remote code need not."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForSemanticSegmentation
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForSemanticSegmentation,
+    AutoProcessor,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import is_torchvision_available
 
 from .configuration_pat import PatConfig
+from .image_processing_pil_pat import PatImageProcessorPil
 from .modeling_pat import PatForSemanticSegmentation, PatModel
+from .pipeline_pat import PatSegmentationPipeline
+from .processing_pat import PatProcessor
+
+TASK = "zero-shot-image-segmentation"
 
 
 def register() -> None:
@@ -12,5 +25,25 @@ def register() -> None:
     AutoConfig.register("pat", PatConfig, exist_ok=True)
     AutoModel.register(PatConfig, PatModel, exist_ok=True)
     AutoModelForSemanticSegmentation.register(PatConfig, PatForSemanticSegmentation, exist_ok=True)
+    AutoImageProcessor.register(PatConfig, image_processor_classes=image_processors(), exist_ok=True)
+    AutoProcessor.register(PatConfig, PatProcessor, exist_ok=True)
     # The stock image-segmentation pipeline looks the name up here and complains if it is absent.
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["pat"] = "PatForSemanticSegmentation"
+    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            pipeline_class=PatSegmentationPipeline,
+            pt_model=AutoModelForSemanticSegmentation,
+            type="multimodal",
+        )
+    PatConfig.pipeline_registered = True
+
+
+def image_processors() -> dict[str, type]:
+    """The image processors that work here, by backend."""
+    processors: dict[str, type] = {"pil": PatImageProcessorPil}
+    if is_torchvision_available():
+        from .image_processing_pat import PatImageProcessor
+
+        processors["torchvision"] = PatImageProcessor
+    return processors

@@ -113,8 +113,10 @@ class PatSegmenter(nn.Module):
                     self.finest_to_patch, 2
                 )[:, : embeds.shape[1], : embeds.shape[2]]
             embeds = embeds + residual
-        embeds = F.normalize(embeds, dim=-1)
-        logits = logit_scale * (embeds @ text_embeds.T.to(embeds.dtype)).permute(0, 3, 1, 2)
+        # In float32: half precision would round similarities that differ by less than words do.
+        with torch.autocast(embeds.device.type, enabled=False):
+            embeds = F.normalize(embeds.float(), dim=-1)
+            logits = (logit_scale.float() * (embeds @ text_embeds.float().T)).permute(0, 3, 1, 2)
         at_patches = F.avg_pool2d(logits, self.upsampling) if self.upsampling > 1 else logits
         return logits + self._upsample(self.refiner(at_patches, dense_embeds))
 

@@ -1,0 +1,45 @@
+"""Makes pat-nano from nothing: text tower, vision tower, then PAT on top. Run it again to go on where it stopped.
+
+    python recipes/pat_nano/run.py --data DATA --class-names LISTS --work WORK [--wordnet /usr/share/wordnet]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+
+
+def stage(title: str, done: Path, *command: str | Path) -> None:
+    """Runs one stage unless what it makes is there already."""
+    if done.exists():
+        print(f"{title}: done ({done})", flush=True)
+        return
+    print(f"{title}: {done} ...", flush=True)
+    subprocess.run([sys.executable, *map(str, command)], check=True, cwd=REPOSITORY)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--class-names", type=Path, required=True, help="folder of the benchmarks' class name lists")
+    parser.add_argument("--work", type=Path, required=True, help="folder for caches, checkpoints and results")
+    parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
+    parser.add_argument("--minutes", type=float, default=77, help="time for the vision tower")
+    args = parser.parse_args()
+    data, lists, work = args.data.resolve(), args.class_names.resolve(), args.work.resolve()
+    common = ["--data", data, "--work", work]
+    text = [HERE / "text_tower.py", *common, "--class-names", lists, "--wordnet", args.wordnet, "--threads", "2"]
+    stage("text tower", work / "text", *text)
+    vision = [HERE / "vision_tower.py", *common, "--minutes", str(args.minutes)]
+    stage("vision tower", work / "clip-final", *vision)
+    pat = ["examples/train.py", "--config", "configs/nano_pat.yaml"]
+    stage("PAT", work / "pat-nano", *pat)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The words and sentences that the text tower learns from, and the point of the text space each should map to."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import wordnet
+from teacher import Teacher, TextSpace
+from torch.nn.functional import normalize
+from vocabulary import check_held_out, texts_of
+
+from transformers_pat.data import read_classes
+
+TEMPLATES = ["a photo of a {}.", "a photo of the {}.", "a photo of {}.", "a picture of a {}", "the {}", "a {}", "{}."]
+THINGS = {"05", "08", "13", "17", "18", "19", "20", "27"}  # WordNet's topics of what a photo can show
+PHRASES = 20_000
+MEANING = 0.5  # share of a WordNet noun's target that comes from its synonyms and gloss
+
+
+class Corpus(NamedTuple):
+    """Texts with their targets (len(texts), 256). `words` go into templates too, `classes` are drawn more often."""
+
+    texts: list[str]
+    targets: torch.Tensor
+    classes: int
+    words: int
+
+
+def data_names(data: Path) -> list[str]:
+    """The class names of all data sets in `data`."""
+    names = {name for path in data.glob("*/classes.txt") for name in read_classes(path).values()}
+    return sorted(names - {"background"})
+
+
+def listed_names(folder: Path) -> list[str]:
+    """The class names (and their variants) of the benchmark lists in `folder`."""
+    lines = [line for path in sorted(folder.glob("*.tsv")) for line in path.read_text().splitlines()[1:]]
+    return sorted({name.strip() for line in lines for name in line.split("\t")[1].split(";") if name.strip()})
+
+
+def class_texts(data: Path, class_names: Path) -> list[str]:
+    """Class names of the data sets with their training synonyms, then those of the benchmark lists."""
+    names = data_names(data)
+    check_held_out(names)
+    return list(dict.fromkeys([text for name in names for text in texts_of(name)] + listed_names(class_names)))
+
+
+def nouns(folder: Path) -> dict[str, str]:
+    """{noun: offset of its first sense}: WordNet's everyday nouns (seen in tagged text, up to three words) and its
+    words for things: artefacts of up to two words, animals, parts of the body, food, objects, plants ... of one."""
+    synsets = wordnet.read_synsets(folder)
+    found = {}
+    for lemma, (offset, tagged) in wordnet.read_lemmas(folder).items():
+        topic, words = synsets[offset].topic, len(lemma.split())
+        thing = (topic == "06" and words <= 2) or (topic in THINGS and words == 1)
+        if lemma[0].isalpha() and ((tagged and words <= 3) or thing):
+            found[lemma] = offset
+    return found
+
+
+def fit_space(data: Path, class_names: Path, wordnet_folder: Path) -> TextSpace:
+    """The text space, fitted to all class names and to WordNet's everyday nouns (those seen in tagged text)."""
+    lemmas = wordnet.read_lemmas(wordnet_folder).items()
+    everyday = [w for w, (_, tagged) in lemmas if tagged and w[0].isalpha() and len(w.split()) <= 3]
+    return TextSpace.fit(Teacher()(sorted({*class_texts(data, class_names), *everyday})))
+
+
+def phrases(folder: Path, seed: int = 0) -> list[str]:
+    """Random pairs of everyday words ("wooden gate", "street horse"), so that the tower learns to put words together."""
+    rng = random.Random(seed)
+    heads = [w for w, (_, tagged) in wordnet.read_lemmas(folder).items() if tagged > 1 and w.isalpha()]
+    adjectives = wordnet.read_adjectives(folder)
+    return sorted({f"{rng.choice(rng.choice([adjectives, heads]))} {rng.choice(heads)}" for _ in range(PHRASES)})
+
+
+def captions(data: Path) -> list[str]:
+    """The captions of the training photos of coco_subset."""
+    folder = data / "coco_subset"
+    training = set((folder / "splits/train.txt").read_text().split())
+    by_photo = json.loads((folder / "captions.json").read_text()).items()
+    return sorted({caption for photo, many in by_photo if Path(photo).stem in training for caption in many})
+
+
+def build(data: Path, class_names: Path, wordnet_folder: Path, space: TextSpace) -> Corpus:
+    """All texts. A class name keeps the teacher's own embedding, which is what the vision tower is trained on.
+
+    Any other noun is moved half way to what WordNet says it means (the other words and the gloss of its first
+    sense): sentence embeddings know few of the rarer synonyms as well as they know the words that explain them.
+    """
+    teacher = Teacher()
+    classes = class_texts(data, class_names)
+    lemmas, synsets = nouns(wordnet_folder), wordnet.read_synsets(wordnet_folder)
+    used = sorted(set(lemmas.values()))
+    words = list(dict.fromkeys([*lemmas, *(word for offset in used for word in synsets[offset].lemmas)]))
+    glosses = [synsets[offset].gloss for offset in used]
+    of_classes = space(teacher(classes))
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = [space(teacher(texts).float()) for texts in (words, glosses, phrases(wordnet_folder), captions(data))]
+    of_words, of_glosses, of_phrases, of_captions = parts
+    word_row = {word: i for i, word in enumerate(words)}
+    gloss_row = {offset: i for i, offset in enumerate(used)}
+    fresh = [lemma for lemma in lemmas if lemma not in set(classes)]
+    meanings = []
+    for lemma in fresh:
+        others = [of_words[word_row[word]] for word in synsets[lemmas[lemma]].lemmas if word != lemma]
+        meanings.append(normalize(torch.stack([*others, of_glosses[gloss_row[lemmas[lemma]]]]).mean(0), dim=0))
+    own = of_words[[word_row[lemma] for lemma in fresh]]
+    blended = normalize((1 - MEANING) * own + MEANING * torch.stack(meanings), dim=-1)
+    return Corpus(
+        classes + fresh + glosses + phrases(wordnet_folder) + captions(data),
+        torch.cat([of_classes, blended, of_glosses, of_phrases, of_captions]),
+        len(classes),
+        len(classes) + len(fresh),
+    )

@@ -1,0 +1,180 @@
+"""Distils the text tower of pat-nano: a small CLIP text model that puts a text where the teacher's space has it.
+
+    python recipes/pat_nano/text_tower.py --data DATA --class-names LISTS --work WORK [--wordnet /usr/share/wordnet]
+
+Writes WORK/text_space.pt (what the vision tower starts from), WORK/text_corpus.pt and the folder WORK/text. With
+`--space-only` it stops after the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from teacher import DIM, Teacher, TextSpace
+from text_corpus import TEMPLATES, Corpus, build, fit_space
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch.nn.functional import normalize
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from vocabulary import HELD_OUT
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+VOCABULARY = 4096
+TOWER = dict(hidden_size=192, intermediate_size=768, num_hidden_layers=3, num_attention_heads=6, hidden_act="gelu")
+BATCH = 512
+MAX_TOKENS = 32  # while training; the model takes 77
+RATE = 2e-3
+
+
+def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
+    """A lower-casing byte-level BPE in CLIP's own form. The end mark must not have id 2: CLIP reads that as 'old'."""
+    blank = CLIPTokenizer()
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=EOS))
+    tokenizer.normalizer = blank.backend_tokenizer.normalizer
+    tokenizer.pre_tokenizer = blank.backend_tokenizer.pre_tokenizer
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=[BOS, EOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        ),
+    )
+    state = json.loads(tokenizer.to_str())["model"]
+    merges = [tuple(pair) for pair in state["merges"]]
+    return CLIPTokenizer(vocab=state["vocab"], merges=merges, model_max_length=77)
+
+
+def new_tower(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=77,
+        projection_dim=DIM,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **TOWER,
+    )
+    return CLIPTextModelWithProjection(config)
+
+
+class Batches:
+    """Random batches: three of words (class names drawn more often, in and out of templates), then one of sentences."""
+
+    def __init__(self, corpus: Corpus, tokenizer: CLIPTokenizer, seed: int = 0):
+        self.corpus, self.tokenizer = corpus, tokenizer
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids (BATCH, length) and targets (BATCH, 256)."""
+        corpus = self.corpus
+        if step % 4 == 3:
+            rows = torch.randint(corpus.words, len(corpus.texts), (BATCH,), generator=self.generator)
+            texts = [corpus.texts[i] for i in rows]
+        else:
+            classes = torch.randint(corpus.classes, (BATCH * 2 // 5,), generator=self.generator)
+            words = torch.randint(corpus.words, (BATCH - len(classes),), generator=self.generator)
+            rows = torch.cat([classes, words])
+            templates = torch.randint(2 * len(TEMPLATES), (BATCH,), generator=self.generator).tolist()
+            texts = [corpus.texts[i] for i in rows]
+            texts = [TEMPLATES[t].format(x) if t < len(TEMPLATES) else x for t, x in zip(templates, texts, strict=True)]
+        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+        return tokens.input_ids, corpus.targets[rows]
+
+
+def distillation_loss(student: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """One minus the cosine, and how far the texts' similarities to each other are off."""
+    student = normalize(student.float(), dim=-1)
+    off = student @ student.T - target @ target.T
+    return (1 - (student * target).sum(-1)).mean() + 10 * off.square().mean()
+
+
+def train(corpus: Corpus, steps: int, log) -> tuple[CLIPTextModelWithProjection, CLIPTokenizer]:
+    tokenizer = train_tokenizer(corpus.texts)
+    tower = new_tower(tokenizer)
+    log(f"{sum(p.numel() for p in tower.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens, {steps} steps")
+    optimizer = torch.optim.AdamW(tower.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    batches, recent = Batches(corpus, tokenizer), []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        ids, target = batches.draw(step)
+        with torch.autocast("cpu", torch.bfloat16):
+            embeds = tower(input_ids=ids).text_embeds
+        loss = distillation_loss(embeds, target)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        optimizer.step()
+        recent.append(loss.item())
+        if (step + 1) % 200 == 0:
+            log(f"step {step + 1} loss {sum(recent) / len(recent):.4f}")
+            recent = []
+    return tower.eval(), tokenizer
+
+
+@torch.no_grad()
+def embed(tower: CLIPTextModelWithProjection, tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    return normalize(tower(**tokenizer(texts, padding=True, return_tensors="pt")).text_embeds, dim=-1)
+
+
+def synonym_report(embedder) -> list[str]:
+    """For each measured data set: how many held-out synonyms lie nearest to their own class name."""
+    lines = []
+    for data_set, words in json.loads(HELD_OUT.read_text()).items():
+        names = list(words)
+        nearest = (embedder(list(words.values())) @ embedder(names).T).argmax(1).tolist()
+        wrong = [f"{w} -> {names[n]}" for i, (w, n) in enumerate(zip(words.values(), nearest, strict=True)) if i != n]
+        lines.append(f"{data_set}: {len(names) - len(wrong)} of {len(names)} {wrong or ''}")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--class-names", type=Path, required=True, help="folder of the benchmarks' class name lists")
+    parser.add_argument("--work", type=Path, required=True, help="folder for everything that is written")
+    parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--space-only", action="store_true", help="stop when the text space is written")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+
+    def log(text: str) -> None:
+        print(time.strftime("%H:%M:%S"), text, flush=True)
+
+    if not (args.work / "text_space.pt").is_file():
+        fit_space(args.data, args.class_names, args.wordnet).save(args.work / "text_space.pt")
+        log("text space written")
+    if args.space_only:
+        return
+    space = TextSpace.load(args.work / "text_space.pt")
+    if not (args.work / "text_corpus.pt").is_file():
+        torch.save(tuple(build(args.data, args.class_names, args.wordnet, space)), args.work / "text_corpus.part")
+        os.replace(args.work / "text_corpus.part", args.work / "text_corpus.pt")
+    corpus = Corpus(*torch.load(args.work / "text_corpus.pt"))
+    log(f"{len(corpus.texts)} texts, {corpus.words} of them words, {corpus.classes} of those class names")
+    torch.manual_seed(0)
+    tower, tokenizer = train(corpus, args.steps, log)
+    partial = args.work / "text.part"
+    tower.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.rename(args.work / "text")
+    teacher = Teacher()
+    for line in synonym_report(lambda texts: space(teacher(texts))):
+        log(f"teacher, held-out synonyms: {line}")
+    for line in synonym_report(lambda texts: embed(tower, tokenizer, texts)):
+        log(f"student, held-out synonyms: {line}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""What the command line does with a model: photos to label maps, photos to reconstructions."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from .modeling_pat import PatForSemanticSegmentation, PatModel
+from .pipeline_pat import BACKGROUND, PatSegmentationPipeline
+from .processing_pat import PatProcessor
+from .prompts_pat import check_labels, resolve_templates, split_candidate_labels
+
+
+@dataclass
+class Region:
+    """What a label got of a photo: share of the picture, 0 to 1, and mean score, None where it got nothing."""
+
+    id: int
+    label: str
+    share: float
+    mean_score: float | None
+
+
+@dataclass
+class Reconstruction:
+    """What the coarsest `num_levels` levels of tokens keep of a photo."""
+
+    num_levels: int
+    image: Image.Image
+    psnr: float
+    bits_per_pixel: float
+
+
+class Segmenter:
+    """
+    A model with its words.
+
+    Args:
+        checkpoint: Hub name or folder.
+        labels: Comma-separated words, ";" between synonyms; the checkpoint's baked vocabulary if None.
+        background: What becomes one more label, "background": pixels whose score is below a number (0 to 1), or
+            pixels of other, comma-separated words. None: every pixel gets one of the labels.
+        templates: Prompt templates; the checkpoint's by default.
+        window: Side in pixels of a window that slides over the photo at its full resolution; by default the photo
+            is scaled to the model's size and seen at once.
+
+    Raises:
+        ValueError: If words, templates, background or window are not usable, or the checkpoint is damaged.
+        OSError: If the checkpoint can't be had.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        labels: str | None,
+        background: str | None = None,
+        templates: str | None = None,
+        window: int | None = None,
+    ):
+        words = None if labels is None else check_labels(split_candidate_labels(labels))
+        policy = parse_background(background)
+        distractors = policy if isinstance(policy, list) else []
+        check_labels([*(words or []), *distractors, *([BACKGROUND] if background is not None else [])] or ["none"])
+        if templates is not None:
+            resolve_templates(templates)
+        model, processor = load_checkpoint(PatForSemanticSegmentation, checkpoint)
+        check_window(window, model.config.vision_config.patch_size)
+        if words is None and model.class_embeds is None:
+            raise ValueError("this checkpoint has no vocabulary of its own: say what to look for with --labels")
+        if to_encode := [*(words or []), *distractors]:
+            model.get_text_embeds(to_encode, processor, templates)  # a label that is too long shows now
+        self.labels = words or [label for _, label in sorted(model.config.id2label.items())]
+        if background is not None:
+            self.labels = [*self.labels, BACKGROUND]
+        self.pipeline = PatSegmentationPipeline(
+            model=model,
+            processor=processor,
+            device=model.device,
+            candidate_labels=words,
+            background=policy,
+            templates=templates,
+            window_size=window,
+        )
+
+    def __call__(self, photos: Sequence[Image.Image]) -> list[tuple[np.ndarray, list[Region]]]:
+        """For each photo its label map, (H, W) int64 ids into `labels`, and a [`Region`] per label, in their order."""
+        found = self.pipeline(list(photos), batch_size=len(photos))
+        return [self._merge(photo, masks) for photo, masks in zip(photos, found, strict=True)]
+
+    def _merge(self, photo: Image.Image, masks: list[dict]) -> tuple[np.ndarray, list[Region]]:
+        label_map = np.zeros((photo.height, photo.width), dtype=np.int64)
+        regions = [Region(index, label, 0.0, None) for index, label in enumerate(self.labels)]
+        for found in masks:
+            index = self.labels.index(found["label"])
+            mask = np.asarray(found["mask"]) > 0
+            label_map[mask] = index
+            regions[index] = Region(index, found["label"], float(mask.mean()), found["score"])
+        return label_map, regions
+
+
+class Reconstructor:
+    """
+    A tokenizer that shows what its tokens keep.
+
+    Args:
+        checkpoint: Hub name or folder.
+
+    Raises:
+        ValueError: If the checkpoint is damaged or of another kind.
+        OSError: If it can't be had.
+    """
+
+    def __init__(self, checkpoint: str):
+        self.model, self.processor = load_checkpoint(PatModel, checkpoint)
+
+    @torch.inference_mode()
+    def __call__(self, photo: Image.Image) -> tuple[Image.Image, list[Reconstruction]]:
+        """The photo at the model's size, and its reconstruction from 1, 2, ... levels."""
+        pixel_values = self.processor(images=[photo], return_tensors="pt")["pixel_values"].to(self.model.device)
+        height, width = pixel_values.shape[-2:]
+        original = self._to_image(pixel_values)
+        codes = self.model.encode(pixel_values).codes
+        bits, results = 0.0, []
+        for num_levels in range(1, len(codes) + 1):
+            bits += codes[num_levels - 1].numel() * math.log2(self.model.config.codebook_sizes[num_levels - 1])
+            pixels = self.model.decode(codes, num_levels=num_levels, output_size=(height, width))
+            image = self._to_image(pixels)
+            results.append(Reconstruction(num_levels, image, psnr(original, image), bits / (height * width)))
+        return original, results
+
+    def _to_image(self, pixel_values: torch.Tensor) -> Image.Image:
+        """Undo the processor's normalisation: (1, 3, H, W) to a picture."""
+        image_processor = self.processor.image_processor
+        mean, std = (torch.tensor(values) for values in (image_processor.image_mean, image_processor.image_std))
+        pixels = pixel_values[0].float().cpu().permute(1, 2, 0) * std + mean
+        return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().numpy())
+
+
+def load_checkpoint(model_class, checkpoint: str):
+    """
+    A PAT model in eval mode and float32, on the accelerator if there is one, and its processor.
+
+    Raises:
+        ValueError: If it is another kind of model or damaged.
+        OSError: If it can't be had.
+    """
+    logging.disable_progress_bar()
+    config, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    if config.get("model_type") != "pat":
+        kind = config.get("model_type", "unknown")
+        raise ValueError(f"{checkpoint} is not a PAT checkpoint (its model type is {kind})")
+    processor = PatProcessor.from_pretrained(checkpoint)
+    model = model_class.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return model.to(device), processor
+
+
+def parse_background(background: str | None) -> float | list[str] | None:
+    """
+    What the user wrote as the pipeline's background policy: `"0.5"` is a score, `"wall, floor"` are words.
+
+    Raises:
+        ValueError: If the words are not usable or the score is not between 0 and 1.
+    """
+    if background is None:
+        return None
+    try:
+        score = float(background)
+    except ValueError:
+        return check_labels(split_candidate_labels(background))
+    if not 0 < score < 1:
+        raise ValueError(f"a background score must be between 0 and 1, got {background}")
+    return score
+
+
+def check_window(window: int | None, patch_size: int) -> None:
+    """Raises `ValueError` if windows, half overlapping, can't be cut between patches."""
+    if window is not None and (window < 1 or window % (2 * patch_size)):
+        raise ValueError(f"the window must be a multiple of {2 * patch_size} pixels (two patches), got {window}")
+
+
+def psnr(one: Image.Image, other: Image.Image) -> float:
+    """Peak signal-to-noise ratio of two RGB pictures of the same size, in dB; infinite if they are equal."""
+    error = np.square(np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)).mean()
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)

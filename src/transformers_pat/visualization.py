@@ -1,0 +1,223 @@
+"""Pictures of results: coloured label maps, overlays with a legend, reconstructions side by side."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Twelve colours that people tell apart easily; further ones are found by `palette`.
+FIRST_COLORS = (
+    (230, 60, 60), (60, 110, 230), (60, 180, 75), (250, 200, 40), (150, 60, 180), (40, 200, 210),
+    (245, 130, 40), (240, 90, 200), (170, 220, 60), (140, 90, 50), (20, 120, 110), (250, 180, 170),
+)  # fmt: skip
+NARROWEST_CANVAS = 320
+MOST_LEGEND_ENTRIES = 30
+SHEET_ASPECT = 1.6
+PAPER, INK, FAINT = (255, 255, 255), (30, 30, 30), (110, 110, 110)
+
+
+@lru_cache(maxsize=8)
+def palette(num_labels: int) -> np.ndarray:
+    """
+    A fixed palette: label `i` has the same colour whatever the number of labels.
+
+    Each colour after the first twelve is the one farthest, to the eye (Oklab), from all before it. There are some
+    3000; beyond, they repeat.
+
+    Returns:
+        (num_labels, 3) uint8.
+
+    Raises:
+        ValueError: If `num_labels` is below 1.
+    """
+    if num_labels < 1:
+        raise ValueError(f"A palette needs at least one label, got {num_labels}.")
+    steps = np.linspace(0, 255, 16)
+    candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    lightness = _oklab(candidates)[:, 0]
+    candidates = candidates[(lightness > 0.35) & (lightness < 0.95)]
+    points = _oklab(candidates)
+    colors = [np.array(color, dtype=float) for color in FIRST_COLORS]
+    distances = np.min([np.linalg.norm(points - _oklab(color), axis=1) for color in colors], axis=0)
+    while len(colors) < min(num_labels, len(candidates)):
+        farthest = int(distances.argmax())
+        colors.append(candidates[farthest])
+        distances = np.minimum(distances, np.linalg.norm(points - points[farthest], axis=1))
+    return np.array([colors[index % len(colors)] for index in range(num_labels)]).round().astype(np.uint8)
+
+
+def _oklab(rgb: np.ndarray) -> np.ndarray:
+    """sRGB (..., 3) from 0 to 255 to Oklab, where distance is near what the eye sees."""
+    values = np.asarray(rgb) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    to_cones = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
+    to_lab = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
+    return np.cbrt(linear @ np.transpose(to_cones)) @ np.transpose(to_lab)
+
+
+def colorize(label_map: np.ndarray, num_labels: int) -> Image.Image:
+    """
+    A label map in colours.
+
+    Args:
+        label_map: (H, W) integers from 0 to `num_labels` - 1; numpy array or CPU tensor.
+        num_labels: How many labels there are.
+
+    Returns:
+        RGB image of W x H pixels.
+
+    Raises:
+        ValueError: If the map is not (H, W) or holds other ids.
+    """
+    return Image.fromarray(palette(num_labels)[_check_map(label_map, num_labels)])
+
+
+def overlay(image: Image.Image, label_map: np.ndarray, labels: Sequence[str], opacity: float = 0.5) -> Image.Image:
+    """
+    The photo under translucent masks with thin outlines, and below it a legend: label and share of the picture.
+
+    Args:
+        image: The photo, any mode.
+        label_map: (H, W) integers from 0 to len(labels) - 1, of the photo's size; numpy array or CPU tensor.
+        labels: Names, in the order of the ids. Those that occur are in the legend, the 30 largest at most.
+        opacity: Of the masks, from 0 (photo alone) to 1 (masks alone).
+
+    Returns:
+        RGB image, as wide as the photo (at least 320 pixels) and as much higher as the legend needs.
+
+    Raises:
+        ValueError: If the map does not fit the photo or the labels, or the opacity is out of range.
+    """
+    ids = _check_map(label_map, len(labels))
+    if ids.shape != image.size[::-1]:
+        raise ValueError(f"The label map is {ids.shape[1]}x{ids.shape[0]}, the photo {image.width}x{image.height}.")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must be between 0 and 1, got {opacity}.")
+    photo = np.asarray(to_rgb(image), dtype=np.float32)
+    colors = palette(len(labels))
+    pixels = photo * (1 - opacity) + colors[ids] * opacity
+    outlines = _outlines(ids, thickness=max(1, round(_unit(*image.size) / 12)))
+    pixels[outlines] = pixels[outlines] * 0.25 + 255 * 0.75
+    shares = np.bincount(ids.ravel(), minlength=len(labels)) / ids.size
+    order = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
+    entries = [(labels[index], format_share(shares[index]), tuple(colors[index].tolist())) for index in order]
+    if len(entries) > MOST_LEGEND_ENTRIES:
+        rest = shares[order[MOST_LEGEND_ENTRIES:]]
+        entries[MOST_LEGEND_ENTRIES:] = [(f"{len(rest)} more", format_share(rest.sum()), PAPER)]
+    return _with_legend(Image.fromarray(pixels.round().astype(np.uint8)), entries)
+
+
+def reconstruction_sheet(
+    original: Image.Image, reconstructions: Sequence[Image.Image], captions: Sequence[str] | None = None
+) -> Image.Image:
+    """
+    The original beside its reconstructions, each with a caption, in a grid about as wide as a screen.
+
+    Args:
+        original: The photo.
+        reconstructions: From 1, 2, ... levels of codes; any size, shown at the original's.
+        captions: One per reconstruction; by default the number of levels.
+
+    Raises:
+        ValueError: If there is nothing to show or the number of captions differs.
+    """
+    if captions is None:
+        captions = [f"{count} level{'s' if count > 1 else ''}" for count in range(1, len(reconstructions) + 1)]
+    if not reconstructions or len(captions) != len(reconstructions):
+        raise ValueError(f"Got {len(reconstructions)} reconstructions and {len(captions)} captions.")
+    pictures = [to_rgb(picture).resize(original.size, Image.Resampling.BICUBIC) for picture in reconstructions]
+    cell_width = max(original.width, NARROWEST_CANVAS // 2)
+    unit = min(_unit(*original.size), cell_width / 10)
+    font, gap = ImageFont.load_default(size=unit), max(2, round(unit / 2))
+    cell_height = original.height + round(unit * 1.8)
+    count = len(pictures) + 1
+    columns = _grid_columns(count, cell_width / cell_height)
+    size = (columns * (cell_width + gap) + gap, -(-count // columns) * (cell_height + gap) + gap)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    cells = zip(["original", *captions], [to_rgb(original), *pictures], strict=True)
+    for index, (caption, picture) in enumerate(cells):
+        left = gap + index % columns * (cell_width + gap)
+        top = gap + index // columns * (cell_height + gap)
+        sheet.paste(picture, (left, top))
+        text = _shorten(caption, font, cell_width)
+        draw.text((left, top + original.height + unit * 0.9), text, fill=INK, font=font, anchor="lm")
+    return sheet
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The photo in RGB; what is transparent becomes white."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    elif image.mode.startswith("I"):  # 16 bits
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    return image.convert("RGB")
+
+
+def format_share(share: float) -> str:
+    """0.123 as "12 %", anything below 0.01 as "< 1 %"."""
+    return "< 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
+
+
+def _check_map(label_map: np.ndarray, num_labels: int) -> np.ndarray:
+    ids = np.asarray(label_map)
+    if ids.ndim != 2 or not ids.size or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"A label map must be (H, W) integers, got {ids.dtype} {ids.shape}.")
+    if ids.min() < 0 or ids.max() >= num_labels:
+        raise ValueError(f"The label map holds ids {ids.min()} to {ids.max()}, but there are {num_labels} labels.")
+    return ids.astype(np.int64)
+
+
+def _outlines(ids: np.ndarray, thickness: int) -> np.ndarray:
+    """Boolean (H, W): the pixels within `thickness` of the right or lower border of a segment."""
+    outlines = np.zeros(ids.shape, dtype=bool)
+    for shift in range(1, thickness + 1):
+        outlines[shift:] |= ids[shift:] != ids[:-shift]
+        outlines[:, shift:] |= ids[:, shift:] != ids[:, :-shift]
+    return outlines
+
+
+def _unit(width: int, height: int) -> float:
+    """Font size that reads well on a picture of this size: about 1/32 of its side, at least 12 pixels."""
+    return max(12.0, (width * height) ** 0.5 / 32)
+
+
+def _grid_columns(count: int, aspect: float) -> int:
+    """Columns of a grid of `count` cells, each `aspect` times as wide as high, that comes nearest a screen's shape."""
+    return min(range(1, count + 1), key=lambda columns: abs(columns * aspect / -(-count // columns) - SHEET_ASPECT))
+
+
+def _with_legend(picture: Image.Image, entries: list[tuple[str, str, tuple[int, ...]]]) -> Image.Image:
+    """Add a strip with a swatch, a name and a share per entry, wrapped into rows."""
+    width = max(picture.width, NARROWEST_CANVAS)
+    unit = min(_unit(*picture.size), width / 20)
+    font, line = ImageFont.load_default(size=unit), unit * 1.7
+    placed, left, row = [], unit / 2, 0
+    for name, share, color in entries:
+        name = _shorten(name, font, width - unit * 3 - font.getlength("  " + share))
+        entry_width = unit * 2.7 + font.getlength(f"{name}  {share}")
+        if left > unit and left + entry_width > width:
+            left, row = unit / 2, row + 1
+        placed.append((name, share, color, left, row))
+        left += entry_width
+    canvas = Image.new("RGB", (width, picture.height + round(line * (row + 1) + unit * 0.4)), PAPER)
+    canvas.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    for name, share, color, left, row in placed:
+        middle = picture.height + unit * 0.2 + line * (row + 0.5)
+        draw.rectangle((left, middle - unit / 2, left + unit, middle + unit / 2), fill=color, outline=FAINT)
+        draw.text((left + unit * 1.4, middle), name, fill=INK, font=font, anchor="lm")
+        share_left = left + unit * 1.4 + font.getlength(name + "  ")
+        draw.text((share_left, middle), share, fill=FAINT, font=font, anchor="lm")
+    return canvas
+
+
+def _shorten(text: str, font, width: float) -> str:
+    """Cut a text that is wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."

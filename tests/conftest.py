@@ -1,0 +1,150 @@
+"""A tiny CLIP checkpoint and tiny PAT models around it: random weights, seeded, made in seconds and offline."""
+
+import copy
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.utils import logging
+
+from transformers_pat.configuration_pat import PatConfig
+from transformers_pat.modeling_pat import PatForSemanticSegmentation
+
+logging.disable_progress_bar()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+PATCH_SIZE = 8
+NUM_WORDS = 5
+PROJECTION_DIM = 24
+# Different sizes, so that mixing up two levels shows.
+TINY_PAT = {"hidden_size": 16, "codebook_sizes": (8, 12, 16), "codebook_dim": 8, "refiner_channels": 4}
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """CLIP's tokenizer without merges: every byte is a token; end-of-text has the highest id, as in CLIP."""
+    letters = sorted(ByteLevel.alphabet())
+    pieces = ["<pad>", *letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77, pad_token="<pad>")
+
+
+def make_clip(vision=None, text=None, projection_dim=PROJECTION_DIM, seed=0) -> CLIPModel:
+    """A CLIP of any shape; `vision` and `text` override fields of the tiny default."""
+    tokenizer = make_tokenizer()
+    layers = {"num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = CLIPConfig(
+        text_config={**layers, "num_hidden_layers": 2, "vocab_size": len(tokenizer), **ids, **(text or {})},
+        vision_config={**layers, "image_size": 32, "patch_size": PATCH_SIZE, **(vision or {})},
+        projection_dim=projection_dim,
+    )
+    torch.manual_seed(seed)
+    return CLIPModel(config).eval()
+
+
+def train_steps(model, steps, learning_rate=1e-2, **inputs):
+    """A few AdamW steps on one batch, as a training script would make them; returns the last output."""
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], learning_rate)
+    for _ in range(steps):
+        output = model(**inputs)
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return output
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """Folder of a complete tiny CLIP checkpoint: weights, tokenizer, image processor."""
+    from transformers import CLIPImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("clip")
+    make_clip().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size=size, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_segmenter(clip_folder):
+    """Function that builds an untrained tiny segmenter, eval mode; keyword arguments are fields of `PatConfig`."""
+
+    def make(**config_kwargs):
+        torch.manual_seed(1)
+        return PatForSemanticSegmentation.from_clip_pretrained(clip_folder, **{**TINY_PAT, **config_kwargs})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_segmenter(make_segmenter, pixel_values, text_embeds, labels):
+    """Trained for some steps, so that no gate is shut and no codebook empty. Shared: tests use `segmenter`."""
+    model = make_segmenter()
+    train_steps(model, 4, pixel_values=pixel_values, text_embeds=text_embeds, labels=labels)
+    assert model.segmenter.gate.abs().max() > 0
+    return model.eval()
+
+
+@pytest.fixture
+def segmenter(trained_segmenter):
+    """A tiny `PatForSemanticSegmentation` of the test's own, slightly trained, eval mode."""
+    return copy.deepcopy(trained_segmenter)
+
+
+@pytest.fixture
+def tokenizer_model(segmenter):
+    """A tiny `PatModel` of the test's own, slightly trained, eval mode."""
+    return segmenter.pat
+
+
+@pytest.fixture
+def untrained_config(clip_folder) -> PatConfig:
+    """The configuration of the tiny models, without weights."""
+    clip = CLIPConfig.from_pretrained(clip_folder)
+    return PatConfig(
+        vision_config=clip.vision_config.to_dict(),
+        text_config=clip.text_config.to_dict(),
+        projection_dim=PROJECTION_DIM,
+        **TINY_PAT,
+    )
+
+
+def random_images(*shape, seed=2) -> torch.Tensor:
+    """Seeded pixel values, smooth enough that neighbouring patches resemble each other."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, height, width = shape
+    coarse = torch.randn(batch, 3, 4, 4, generator=generator)
+    smooth = F.interpolate(coarse, size=(height, width), mode="bilinear")
+    return smooth + 0.1 * torch.randn(batch, 3, height, width, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def pixel_values():
+    """(3, 3, 40, 48): whole patches, not square, not CLIP's own size."""
+    return random_images(3, 40, 48)
+
+
+@pytest.fixture(scope="session")
+def text_embeds():
+    """Class embeddings of five imaginary words."""
+    generator = torch.Generator().manual_seed(3)
+    return F.normalize(torch.randn(NUM_WORDS, PROJECTION_DIM, generator=generator), dim=-1)
+
+
+@pytest.fixture(scope="session")
+def labels(pixel_values):
+    """Label maps for `pixel_values` with some pixels to ignore."""
+    batch, _, height, width = pixel_values.shape
+    generator = torch.Generator().manual_seed(4)
+    maps = torch.randint(0, NUM_WORDS, (batch, 1, 5, 6), generator=generator).float()
+    maps = F.interpolate(maps, size=(height, width), mode="nearest")[:, 0].long()
+    maps[:, :3] = 255
+    return maps

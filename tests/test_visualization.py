@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from transformers_pat.visualization import colorize, format_share, overlay, palette, reconstruction_sheet
+
+
+def random_map(height, width, num_labels):
+    return np.random.default_rng(0).integers(0, num_labels, (height, width))
+
+
+def test_palette_is_fixed_and_separated():
+    colors = palette(847)
+    assert colors.shape == (847, 3) and colors.dtype == np.uint8
+    assert len(np.unique(colors, axis=0)) == 847
+    assert (palette(20) == colors[:20]).all()
+    first = colors[:40].astype(int)
+    distances = np.abs(first[:, None] - first[None]).sum(-1) + 999 * np.eye(40, dtype=int)
+    assert distances.min() > 40
+    assert palette(70000).shape == (70000, 3)
+    with pytest.raises(ValueError, match="at least one"):
+        palette(0)
+
+
+def test_colorize_takes_ids_above_255():
+    ids = random_map(20, 30, 1000)
+    picture = colorize(ids, 1000)
+    assert picture.size == (30, 20)
+    assert (np.asarray(picture) == palette(1000)[ids]).all()
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 2)), np.zeros((1, 2, 2), int), np.full((2, 2), 3), np.full((2, 2), -1)])
+def test_bad_maps_are_refused(bad):
+    with pytest.raises(ValueError, match="label map"):
+        colorize(bad, 3)
+
+
+@pytest.mark.parametrize("size", [(640, 427), (1, 500), (500, 1), (30, 20), (2400, 1800)])
+def test_overlay_keeps_the_photo_and_adds_a_legend(size):
+    ids = np.zeros(size[::-1], int)
+    ids[: size[1] // 2] = 1
+    picture = overlay(Image.new("RGB", size, "white"), ids, ["road", "sky " * 60])
+    assert picture.width == max(320, size[0]) and picture.height > size[1] + 10
+    legend = np.asarray(picture)[size[1] :]
+    assert (legend == palette(2)[0]).all(-1).any()
+
+
+def test_overlay_opacity():
+    photo, ids = Image.new("RGB", (64, 64), (10, 20, 30)), np.ones((64, 64), int)
+    assert np.asarray(overlay(photo, ids, ["a", "b"], opacity=0))[5, 5].tolist() == [10, 20, 30]
+    assert np.asarray(overlay(photo, ids, ["a", "b"], opacity=1))[5, 5].tolist() == palette(2)[1].tolist()
+    with pytest.raises(ValueError, match="opacity"):
+        overlay(photo, ids, ["a", "b"], opacity=2)
+    with pytest.raises(ValueError, match="64x64"):
+        overlay(photo, ids[:32], ["a", "b"])
+
+
+def test_overlay_limits_the_legend():
+    photo, names = Image.new("RGB", (400, 300)), [f"label {index}" for index in range(500)]
+    many = overlay(photo, random_map(300, 400, 500), names)
+    assert many.height < 3 * photo.height
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "1"])
+def test_overlay_takes_any_mode(mode):
+    assert overlay(Image.new(mode, (40, 30)), np.zeros((30, 40), int), ["a"]).mode == "RGB"
+
+
+def test_reconstruction_sheet():
+    photo = Image.new("RGB", (200, 100), "red")
+    sheet = reconstruction_sheet(photo, [photo.resize((20, 10))] * 3)
+    assert sheet.width > 400 and sheet.height > 200
+    one = reconstruction_sheet(Image.new("L", (1, 1)), [photo], ["caption " * 20])
+    assert one.width >= 160
+    with pytest.raises(ValueError, match="captions"):
+        reconstruction_sheet(photo, [])
+
+
+def test_format_share():
+    assert [format_share(share) for share in (0.001, 0.01, 0.123, 1)] == ["< 1 %", "1 %", "12 %", "100 %"]
