@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from processing_helpers import photo, register_all, tiny_model, tiny_processor
 from transformers import AutoProcessor
 
 from transformers_pat.processing_pat import PatProcessor
@@ -15,6 +14,8 @@ from transformers_pat.prompts_pat import (
     resolve_templates,
     split_candidate_labels,
 )
+
+from .processing_helpers import photo, tiny_model, tiny_processor
 
 
 @pytest.fixture
@@ -162,7 +163,6 @@ def test_lists_without_return_tensors(processor):
 
 @pytest.mark.parametrize("templates", ["imagenet", ["{} x", "the {}"]])
 def test_save_and_load(tmp_path, templates):
-    register_all()
     processor = tiny_processor(templates, ignore_index=65535)
     processor.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "processor_config.json").read_text())["prompt_templates"] == templates
