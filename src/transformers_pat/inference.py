@@ -14,7 +14,6 @@ from .modeling_pat import PatForSemanticSegmentation, PatModel
 from .pipeline_pat import BACKGROUND, PatSegmentationPipeline
 from .processing_pat import PatProcessor
 from .prompts_pat import check_labels, resolve_templates, split_candidate_labels
-from .registration import register
 
 
 @dataclass
@@ -150,7 +149,6 @@ def load_checkpoint(model_class, checkpoint: str):
         ValueError: If it is another kind of model or damaged.
         OSError: If it can't be had.
     """
-    register()
     logging.disable_progress_bar()
     try:
         config, _ = PreTrainedConfig.get_config_dict(checkpoint)

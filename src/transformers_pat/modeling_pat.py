@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedModel
+from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
-from .checkpoint_pat import CheckpointMixin
+from .checkpoint_pat import CheckpointMixin, read_clip
 from .clip_features_pat import ClipFeatures, extract_clip_features, pad_to_patches
 from .codebook_pat import PatCodebook
 from .configuration_pat import PatConfig
@@ -260,7 +260,8 @@ class PatModel(PatPreTrainedModel):
         Args:
             codes: Codes of all levels, or of the coarsest few.
             num_levels: Decode only that many of the coarsest levels ("top-down visualization").
-            output_size: Height and width of the image, if it was not a whole number of patches.
+            output_size: Height and width of the image. Needed if it was not a whole number of patches, and for a
+                prefix of the levels if it was not a whole number of their cells.
 
         Returns:
             (batch, 3, H, W), in the range of `pixel_values`.
@@ -268,7 +269,7 @@ class PatModel(PatPreTrainedModel):
         Raises:
             ValueError: If codes are out of range, or shapes or the number of levels do not fit.
         """
-        pixels = self._to_pixels(self.decoder(*self._look_up(codes, num_levels)))
+        pixels = self._to_pixels(self.decoder(*self._look_up(codes, num_levels, output_size)))
         return pixels if output_size is None else pixels[..., : output_size[0], : output_size[1]]
 
     def get_patch_embeds(self, codes: tuple[torch.LongTensor, ...], num_levels: int | None = None) -> torch.Tensor:
@@ -314,7 +315,10 @@ class PatModel(PatPreTrainedModel):
         return (torch.arange(num_levels, device=pixel_values.device) < kept) | whole
 
     def _look_up(
-        self, codes: tuple[torch.LongTensor, ...], num_levels: int | None
+        self,
+        codes: tuple[torch.LongTensor, ...],
+        num_levels: int | None,
+        output_size: tuple[int, int] | None = None,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Vectors of all levels and which of them count; levels that are not given are zero."""
         num_levels = len(codes) if num_levels is None else num_levels
@@ -323,27 +327,39 @@ class PatModel(PatPreTrainedModel):
                 f"Expected 1 to {self.config.num_levels} levels of codes and to decode at most those, got "
                 f"{len(codes)} levels and num_levels={num_levels}."
             )
-        grids = self._level_grids(codes)
+        grids = self._level_grids(codes, output_size)
         quantized = []
         for level, (codebook, grid) in enumerate(zip(self.codebooks, grids, strict=True)):
             if level >= len(codes):
                 quantized.append(codebook.embed.new_zeros((len(codes[0]), *grid, codebook.dim)))
                 continue
             self._check_codes(codes[level], level, (len(codes[0]), *grid))
-            quantized.append(codebook.lookup(codes[level]))
+            quantized.append(codebook.lookup(codes[level].long()))
         dtype = self.pixel_head.weight.dtype
         keep = torch.arange(self.config.num_levels, device=codes[0].device) < num_levels
         return [vectors.to(dtype) for vectors in quantized], keep.expand(len(codes[0]), -1)
 
-    def _level_grids(self, codes: tuple[torch.LongTensor, ...]) -> list[tuple[int, int]]:
-        """Rows and columns of every level, read off the finest level that is given."""
+    def _level_grids(
+        self, codes: tuple[torch.LongTensor, ...], output_size: tuple[int, int] | None
+    ) -> list[tuple[int, int]]:
+        """Rows and columns of every level, by the image's size or else read off the finest level that is given."""
+        if any(level.ndim != 3 for level in codes):
+            shapes = [tuple(level.shape) for level in codes]
+            raise ValueError(f"Codes of each level must be (batch, rows, columns), got {shapes}.")
         finest_stride = self.config.level_strides[len(codes) - 1]
         patch_grid = tuple(round(side * finest_stride) for side in codes[-1].shape[-2:])
+        if output_size is not None:
+            patch_grid = tuple(-(-side // self.config.vision_config.patch_size) for side in output_size)
         return [level_grid(patch_grid, stride) for stride in self.config.level_strides]
 
     def _check_codes(self, codes: torch.Tensor, level: int, shape: tuple[int, ...]) -> None:
         if tuple(codes.shape) != shape:
-            raise ValueError(f"Codes of level {level} should be {shape} like the finer levels, got {tuple(codes.shape)}.")
+            raise ValueError(
+                f"Codes of level {level} should be {shape} to fit the finer levels and output_size, got "
+                f"{tuple(codes.shape)}."
+            )
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise ValueError(f"Codes of level {level} must be integers, got {codes.dtype}.")
         size = self.codebooks[level].num_codes
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
             raise ValueError(
@@ -467,7 +483,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
             Logits (batch, num_labels, h, w).
         """
         text_embeds = self._resolve_text_embeds(None, None, None, text_embeds)
-        decoded = self.pat.decoder(*self.pat._look_up(codes, None))
+        decoded = self.pat.decoder(*self.pat._look_up(codes, None, output_size))
         patch_embeds = self.pat._to_patch_embeds(decoded)
         guidance = decoded if self.config.token_guidance else None
         logits = self.segmenter(patch_embeds, text_embeds, self.logit_scale.exp(), guidance)
@@ -590,7 +606,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
             revision: Branch, tag or commit on the Hub.
             **config_kwargs: Fields of [`PatConfig`].
         """
-        clip = CLIPModel.from_pretrained(clip_name_or_path, revision=revision or "main", dtype=torch.float32)
+        clip = read_clip(clip_name_or_path, revision)
         config = PatConfig(
             vision_config=clip.config.vision_config.to_dict(),
             text_config=clip.config.text_config.to_dict(),
@@ -644,7 +660,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         labels: torch.Tensor | None,
     ) -> PatSegmentationOutput:
         """Run images of equal size together, each group without padding, so that nothing leaks between images."""
-        sizes = [(int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in pixel_mask]
+        sizes = self._image_sizes(pixel_mask, pixel_values)
         outputs, shares = {}, {}
         for size in dict.fromkeys(sizes):
             members = [index for index, other in enumerate(sizes) if other == size]
@@ -665,6 +681,17 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
             for name in LOSS_FIELDS:
                 merged[name] = sum(share * output[name] for output, share in shares.values())
         return merged
+
+    @staticmethod
+    def _image_sizes(pixel_mask: torch.Tensor, pixel_values: torch.Tensor) -> list[tuple[int, int]]:
+        expected = (len(pixel_values), *pixel_values.shape[-2:])
+        if tuple(pixel_mask.shape) != expected:
+            raise ValueError(f"pixel_mask must be {expected} like pixel_values, got {tuple(pixel_mask.shape)}.")
+        sizes = [(int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in pixel_mask]
+        for index, (height, width) in enumerate(sizes):
+            if height == 0 or not bool(pixel_mask[index, :height, :width].all()):
+                raise ValueError(f"pixel_mask must mark one upper left rectangle of each image, not so image {index}.")
+        return sizes
 
     def _segmentation_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """
