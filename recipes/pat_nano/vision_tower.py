@@ -248,7 +248,9 @@ class Run:
             if self.elapsed - noted > 30:
                 scale = self.clip.logit_scale.exp().item()
                 rate = seen / (self.elapsed - noted)
-                self.log(f"loss {np.mean(losses):.4f} {rate:.0f} images/s lr {self.learning_rate():.2e} scale {scale:.1f}")
+                self.log(
+                    f"loss {np.mean(losses):.4f} {rate:.0f} images/s lr {self.learning_rate():.2e} scale {scale:.1f}"
+                )
                 seen, losses, noted = 0, [], self.elapsed
             if self.elapsed - saved > 60 * self.args.save_every:
                 self.save()

@@ -118,7 +118,9 @@ class CheckpointMixin:
             clip = read_clip(name, revision)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise OSError(f"This checkpoint was saved without its CLIP, {name}, which can't be loaded: {reason}") from None
+            raise OSError(
+                f"This checkpoint was saved without its CLIP, {name}, which can't be loaded: {reason}"
+            ) from None
         if self.config.clip_fingerprint not in (None, fingerprint(clip)):
             raise ValueError(f"{name} is not the CLIP that this checkpoint was trained with: its weights differ.")
         self.load_clip(clip)

@@ -648,9 +648,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         # An affine grid over the image's share of the padded picture, which starts at its upper left corner.
         theta = logits.new_tensor([[fraction[1], 0, fraction[1] - 1], [0, fraction[0], fraction[0] - 1]])
         grid = F.affine_grid(theta[None], [1, 1, rows, columns], align_corners=False)
-        return F.grid_sample(
-            logits, grid.expand(len(logits), -1, -1, -1), padding_mode="border", align_corners=False
-        )
+        return F.grid_sample(logits, grid.expand(len(logits), -1, -1, -1), padding_mode="border", align_corners=False)
 
     def _forward_mixed_sizes(
         self,
