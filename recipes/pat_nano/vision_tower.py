@@ -21,7 +21,7 @@ from evaluate import MEAN, STD, measured_sets, score
 from export import save_clip
 from locality import make_local
 from photos import Photos, cutmix, jitter
-from teacher import TextSpace, Teacher
+from teacher import Teacher, TextSpace
 from torch import nn
 from torch.nn.functional import cross_entropy, grid_sample, interpolate, normalize
 from transformers import CLIPConfig, CLIPModel
