@@ -736,7 +736,8 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         if highest >= text_config.vocab_size or not has_end:
             raise ValueError(
                 "These input_ids are not from this model's tokenizer: ids go to "
-                f"{highest} and the text tower knows {text_config.vocab_size}, end-of-text is {text_config.eos_token_id}."
+                f"{highest} and the text tower knows {text_config.vocab_size}, "
+                f"end-of-text is {text_config.eos_token_id}."
             )
 
     def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor, num_labels: int) -> None:
