@@ -33,7 +33,7 @@ class TrainConfig:
     data: str = field(metadata={"help": "Folder that holds the data sets."})
     output_dir: str = field(metadata={"help": "Where checkpoints, logs and the final model go."})
     sets: str = field(default="{}", metadata={"help": 'JSON: data set folder under --data -> share, {"camvid": 1}.'})
-    validation: str = field(default="{}", metadata={"help": 'JSON: data set -> split to validate on.'})
+    validation: str = field(default="{}", metadata={"help": "JSON: data set -> split to validate on."})
     model: str = field(default="{}", metadata={"help": 'JSON: fields of PatConfig, {"hidden_size": 128}.'})
     synonyms: str | None = field(default=None, metadata={"help": "JSON file: class name -> other words for it."})
     templates: str = field(default="simple", metadata={"help": "Prompt templates: none, simple, vild, imagenet."})
@@ -158,9 +158,7 @@ def restore(accelerator: Accelerator, args: TrainConfig, scheduler) -> int:
 def report(accelerator: Accelerator, progress: tqdm, outputs, scheduler, step: int) -> None:
     """Losses, code usage and perplexity, to the progress bar and the tracker."""
     values = {name: float(outputs[name]) for name in outputs if name.endswith("loss")}
-    for level, (usage, perplexity) in enumerate(
-        zip(outputs.codebook_usage, outputs.codebook_perplexity, strict=True)
-    ):
+    for level, (usage, perplexity) in enumerate(zip(outputs.codebook_usage, outputs.codebook_perplexity, strict=True)):
         values[f"codebook_usage_{level}"] = float(usage)
         values[f"codebook_perplexity_{level}"] = float(perplexity)
     progress.set_postfix({name.removesuffix("_loss"): f"{value:.3g}" for name, value in values.items()})

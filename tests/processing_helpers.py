@@ -3,22 +3,13 @@
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers import CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from transformers_pat.configuration_pat import PatConfig
-from transformers_pat.image_processing_pat import PatImageProcessor
 from transformers_pat.image_processing_pil_pat import PatImageProcessorPil
 from transformers_pat.modeling_pat import PatForSemanticSegmentation
 from transformers_pat.processing_pat import PatProcessor
-from transformers_pat.registration import register
-
-
-def register_all():
-    register()
-    backends = {"pil": PatImageProcessorPil, "torchvision": PatImageProcessor}
-    AutoImageProcessor.register(PatConfig, image_processor_classes=backends, exist_ok=True)
-    AutoProcessor.register(PatConfig, PatProcessor, exist_ok=True)
 
 
 def tiny_tokenizer() -> CLIPTokenizer:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processing_helpers import photo, register_all
 from torch.nn import functional as F
 from transformers import AutoImageProcessor
 from transformers.utils import is_torchvision_available
@@ -15,6 +14,8 @@ from transformers.utils import is_torchvision_available
 from transformers_pat.image_processing_pat import PatImageProcessor
 from transformers_pat.image_processing_pil_pat import PatImageProcessorPil
 from transformers_pat.postprocessing_pat import segment
+
+from .processing_helpers import photo
 
 needs_torchvision = pytest.mark.skipif(not is_torchvision_available(), reason="torchvision is not installed")
 
@@ -223,7 +224,6 @@ def test_save_and_load(processor_class, tmp_path):
     loaded = processor_class.from_pretrained(tmp_path)
     assert loaded.to_dict() == processor.to_dict()
     assert (loaded.size_divisor, loaded.ignore_index, dict(loaded.size)) == (8, 65535, {"shortest_edge": 64})
-    register_all()
     assert AutoImageProcessor.from_pretrained(tmp_path, backend=processor.backend).to_dict() == processor.to_dict()
 
 

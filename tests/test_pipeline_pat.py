@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processing_helpers import photo, register_all, tiny_model, tiny_processor
 from transformers import pipeline
 
 from transformers_pat.pipeline_pat import PatSegmentationPipeline
+
+from .processing_helpers import photo, tiny_model, tiny_processor
 
 LABELS = ["road", "car", "tree;bush", "sky"]
 
@@ -237,7 +238,6 @@ def test_photo_files_of_any_mode(pipe, tmp_path, mode):
 
 
 def test_save_and_load_by_task(model, tmp_path):
-    register_all()
     pipe = PatSegmentationPipeline(model=model, processor=tiny_processor("vild"), device="cpu")
     pipe.save_pretrained(tmp_path)
     loaded = pipeline(
@@ -258,7 +258,6 @@ def test_from_parts(model):
 
 
 def test_stock_pipeline_with_a_baked_vocabulary():
-    register_all()
     model, processor = tiny_model(), tiny_processor()
     model.set_vocabulary(["road", "car", "sky"], processor)
     stock = pipeline("image-segmentation", model=model, image_processor=processor.image_processor, device=-1)

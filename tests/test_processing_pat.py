@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from processing_helpers import photo, register_all, tiny_model, tiny_processor
 from transformers import AutoProcessor
 
 from transformers_pat.processing_pat import PatProcessor
@@ -15,6 +14,8 @@ from transformers_pat.prompts_pat import (
     resolve_templates,
     split_candidate_labels,
 )
+
+from .processing_helpers import photo, tiny_model, tiny_processor
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_wrong_templates(processor, templates):
 
 
 def test_long_labels_are_not_cut(processor):
-    with pytest.raises(ValueError, match="label 'word word .*…' gives a prompt of .* tokens .* 77: shorten"):
+    with pytest.raises(ValueError, match=r"label 'word word .*…' gives a prompt of .* tokens .* 77: shorten"):
         processor(text=["road", "word " * 300])
     fits = "x" * (77 - 2)
     assert processor(text=[fits], prompt_templates="none", return_tensors="pt").input_ids.shape == (1, 77)
@@ -162,7 +163,6 @@ def test_lists_without_return_tensors(processor):
 
 @pytest.mark.parametrize("templates", ["imagenet", ["{} x", "the {}"]])
 def test_save_and_load(tmp_path, templates):
-    register_all()
     processor = tiny_processor(templates, ignore_index=65535)
     processor.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "processor_config.json").read_text())["prompt_templates"] == templates

@@ -243,6 +243,9 @@ def images_in(folder: Path) -> list[Path]:
 
 def load(make):
     """Call `make`, which loads a model; a user's mistake ends the command with one line and exit code 2."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # its retries would fill the screen where there is no network
     try:
         return make()
     except (OSError, ValueError) as error:

@@ -1,6 +1,6 @@
 """Configuration of PAT: which CLIP, which pyramid levels, which codebooks, how the segmenter is guided."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
@@ -83,6 +83,16 @@ class PatConfig(PreTrainedConfig):
     semantic_loss_ignore_index: int = 255
     vocabulary_baked: bool = False
     initializer_range: float = 0.02
+
+    # Set by `register`. transformers runs the pipeline code that a checkpoint carries wherever its configuration names
+    # any, and asks for trust_remote_code; with the package's own pipeline registered, neither should happen.
+    pipeline_registered: ClassVar[bool] = False
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        if cls.pipeline_registered:
+            config_dict = {key: value for key, value in config_dict.items() if key != "custom_pipelines"}
+        return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

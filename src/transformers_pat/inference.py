@@ -99,7 +99,7 @@ class Segmenter:
             index = self.labels.index(found["label"])
             mask = np.asarray(found["mask"]) > 0
             label_map[mask] = index
-            regions[index] = Region(index, found["label"], float(mask.mean()), found["score"])
+            regions[index] = Region(index, found["label"], round(float(mask.mean()), 6), round(found["score"], 6))
         return label_map, regions
 
 
@@ -150,7 +150,10 @@ def load_checkpoint(model_class, checkpoint: str):
         OSError: If it can't be had.
     """
     logging.disable_progress_bar()
-    config, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    except OSError as error:
+        raise OSError(f"no model {checkpoint}, neither as a folder nor on the Hub: {error}") from None
     if config.get("model_type") != "pat":
         kind = config.get("model_type", "unknown")
         raise ValueError(f"{checkpoint} is not a PAT checkpoint (its model type is {kind})")

@@ -648,9 +648,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         # An affine grid over the image's share of the padded picture, which starts at its upper left corner.
         theta = logits.new_tensor([[fraction[1], 0, fraction[1] - 1], [0, fraction[0], fraction[0] - 1]])
         grid = F.affine_grid(theta[None], [1, 1, rows, columns], align_corners=False)
-        return F.grid_sample(
-            logits, grid.expand(len(logits), -1, -1, -1), padding_mode="border", align_corners=False
-        )
+        return F.grid_sample(logits, grid.expand(len(logits), -1, -1, -1), padding_mode="border", align_corners=False)
 
     def _forward_mixed_sizes(
         self,
@@ -738,7 +736,8 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         if highest >= text_config.vocab_size or not has_end:
             raise ValueError(
                 "These input_ids are not from this model's tokenizer: ids go to "
-                f"{highest} and the text tower knows {text_config.vocab_size}, end-of-text is {text_config.eos_token_id}."
+                f"{highest} and the text tower knows {text_config.vocab_size}, "
+                f"end-of-text is {text_config.eos_token_id}."
             )
 
     def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor, num_labels: int) -> None:

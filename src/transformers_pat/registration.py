@@ -36,6 +36,7 @@ def register() -> None:
             pt_model=AutoModelForSemanticSegmentation,
             type="multimodal",
         )
+    PatConfig.pipeline_registered = True
 
 
 def image_processors() -> dict[str, type]:

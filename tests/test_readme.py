@@ -1,0 +1,52 @@
+"""Runs every Python block of the README, in order and in one namespace, as a reader would."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import transformers_pat
+
+from .tiny_checkpoint import save_tiny_checkpoint
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NEEDS_HUB = "<!-- test: needs the Hub -->"
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    """(line that precedes the block, code) of each Python block."""
+    return re.findall(r"([^\n]*)\n```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_blocks_run(tmp_path, monkeypatch):
+    if not Path(transformers_pat.PAT_NANO, "config.json").exists():
+        save_tiny_checkpoint(tmp_path)
+        monkeypatch.setattr(transformers_pat, "PAT_NANO", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    namespace: dict = {}
+    for before, code in python_blocks():
+        compiled = compile(code, "README.md", "exec")
+        if before != NEEDS_HUB:
+            exec(compiled, namespace)
+    assert namespace["picture"].width >= namespace["image"].width
+    assert namespace["label_map"].shape == (427, 640)
+    assert namespace["pixels"].shape == namespace["coarse"].shape
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)", README)
+    assert len(targets) > 5
+    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    assert not missing
+
+
+def test_nothing_is_left_to_write():
+    if "TODO" in README:
+        pytest.fail("README.md still has a TODO: fill in pat-nano's numbers")
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
