@@ -35,9 +35,11 @@ def without_load_report():
 
 
 def fingerprint(clip: CLIPModel) -> str:
-    """Tells CLIPs of the same shape apart: a hash of the visual projection in float32."""
-    weights = clip.visual_projection.weight.detach().float().cpu().numpy()
-    return hashlib.sha256(weights.tobytes()).hexdigest()[:16]
+    """Tells CLIPs of the same shape apart: a hash of all weights in float32."""
+    digest = hashlib.sha256()
+    for _, weights in sorted(clip.named_parameters()):
+        digest.update(weights.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_clip(name: str, revision: str | None) -> CLIPModel:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
@@ -658,6 +659,9 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         labels: torch.Tensor | None,
     ) -> PatSegmentationOutput:
         """Run images of equal size together, each group without padding, so that nothing leaks between images."""
+        if self.training and labels is not None and dist.is_available() and dist.is_initialized():
+            # Processes with different numbers of groups would wait for each other in the codebook update.
+            raise ValueError("Train on images of one size when several processes train together: crop them.")
         sizes = self._image_sizes(pixel_mask, pixel_values)
         outputs, shares = {}, {}
         for size in dict.fromkeys(sizes):
