@@ -106,7 +106,7 @@ def main() -> None:
 
 def parse_arguments() -> TrainConfig:
     """Flags over the config file over the defaults."""
-    parser = HfArgumentParser(TrainConfig, description=__doc__)
+    parser = HfArgumentParser(TrainConfig, description=__doc__, allow_abbrev=False)
     argv = sys.argv[1:]
     if "--config" in argv:
         position = argv.index("--config")
@@ -181,4 +181,7 @@ def validate(accelerator: Accelerator, model, processor: PatProcessor, args: Tra
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {str(error).splitlines()[0]}")
