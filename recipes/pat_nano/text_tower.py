@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from teacher import DIM, Teacher, TextSpace
 from text_corpus import TEMPLATES, Corpus, build, fit_space
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn.functional import normalize
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 from vocabulary import HELD_OUT
@@ -86,7 +86,9 @@ class Batches:
             rows = torch.cat([classes, words])
             templates = torch.randint(2 * len(TEMPLATES), (BATCH,), generator=self.generator).tolist()
             texts, length = [corpus.texts[i] for i in rows], WORD_TOKENS
-            texts = [TEMPLATES[t].format(x) if t < len(TEMPLATES) else x for t, x in zip(templates, texts, strict=True)]
+            texts = [
+                TEMPLATES[t].format(x) if t < len(TEMPLATES) else x for t, x in zip(templates, texts, strict=True)
+            ]
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
         return tokens.input_ids, corpus.targets[rows]
 
@@ -111,7 +113,9 @@ def train(corpus: Corpus, steps: int, log) -> tuple[CLIPTextModelWithProjection,
     batches, recent = Batches(corpus, tokenizer), []
     for step in range(steps):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = RATE * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            group["lr"] = (
+                RATE * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            )
         ids, target = batches.draw(step)
         with torch.autocast("cpu", torch.bfloat16):
             embeds = tower(input_ids=ids).text_embeds

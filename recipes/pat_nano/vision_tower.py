@@ -21,7 +21,7 @@ from evaluate import MEAN, STD, measured_sets, score
 from export import save_clip
 from locality import make_local
 from photos import Photos, cutmix, jitter
-from teacher import TextSpace, Teacher
+from teacher import Teacher, TextSpace
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, normalize
 from transformers import CLIPConfig, CLIPModel
@@ -263,7 +263,9 @@ class Run:
             if self.elapsed - noted > 30:
                 scale = self.clip.logit_scale.exp().item()
                 rate = seen / (self.elapsed - noted)
-                self.log(f"loss {np.mean(losses):.4f} {rate:.0f} images/s lr {self.learning_rate():.2e} scale {scale:.1f}")
+                self.log(
+                    f"loss {np.mean(losses):.4f} {rate:.0f} images/s lr {self.learning_rate():.2e} scale {scale:.1f}"
+                )
                 seen, losses, noted = 0, [], self.elapsed
             if self.elapsed - saved > 60 * self.args.save_every:
                 self.save()

@@ -10,8 +10,9 @@ The form, one folder per data set::
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -41,6 +42,8 @@ def read_classes(path: str | Path) -> dict[int, str]:
         number, colon, name = line.partition(":")
         if not (colon and number.strip().isdigit() and name.strip()):
             raise ValueError(f"{path}: expected lines 'id: name', got {line!r}")
+        if int(number) >= IGNORE_INDEX:
+            raise ValueError(f"{path}: class ids must lie in 0..{IGNORE_INDEX - 1}, got {int(number)}")
         if int(number) in classes:
             raise ValueError(f"{path}: class id {int(number)} is listed twice")
         classes[int(number)] = name.strip()
@@ -91,15 +94,16 @@ class FolderDataset:
         if not path.is_file():
             found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
             raise ValueError(f"data folder {str(self.folder)!r} has no split {self.split!r} (found: {found})")
-        stems = path.read_text(encoding="utf-8").split("\n")
-        stems = [stem.strip() for stem in stems if stem.strip()]
+        stems = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not stems:
             raise ValueError(f"split {self.split!r} of {str(self.folder)!r} is empty")
         return stems
 
     def _check_files(self, stem: str) -> None:
         if stem not in self._photos:
-            raise ValueError(f"split {self.split!r} names {stem!r}, but {str(self.folder / 'images')!r} has no such photo")
+            raise ValueError(
+                f"split {self.split!r} names {stem!r}, but {str(self.folder / 'images')!r} has no such photo"
+            )
         if not self._mask_path(stem).is_file():
             raise ValueError(f"photo {self._photos[stem].name!r} has no mask {str(self._mask_path(stem))!r}")
 
@@ -116,11 +120,13 @@ class FolderDataset:
         with Image.open(photo) as opened:
             image = opened.convert("RGB")
         with Image.open(self._mask_path(stem)) as opened:
-            ids = np.array(opened)
+            ids = np.array(opened).astype(np.int32)
         if ids.ndim != 2:
             raise ValueError(f"mask of {photo.name!r}: expected one channel of class ids, got shape {ids.shape}")
         if ids.shape != image.size[::-1]:
-            raise ValueError(f"mask of {photo.name!r} is {ids.shape[1]}x{ids.shape[0]}, its photo {image.width}x{image.height}")
+            raise ValueError(
+                f"mask of {photo.name!r} is {ids.shape[1]}x{ids.shape[0]}, its photo {image.width}x{image.height}"
+            )
         present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
         unknown = set(present.tolist()) - self._known - {IGNORE_INDEX}
         if unknown:
