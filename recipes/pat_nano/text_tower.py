@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from teacher import DIM, Teacher, TextSpace
 from text_corpus import TEMPLATES, Corpus, build, fit_space
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn.functional import normalize
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 from vocabulary import HELD_OUT
