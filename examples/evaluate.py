@@ -6,6 +6,7 @@ python examples/evaluate.py ../data/camvid:val ../data/msrc_v2:test --model CHEC
 """
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class EvaluateConfig:
 
 
 def main() -> None:
-    args = HfArgumentParser(EvaluateConfig, description=__doc__).parse_args_into_dataclasses()[0]
+    args = HfArgumentParser(EvaluateConfig, description=__doc__, allow_abbrev=False).parse_args_into_dataclasses()[0]
     model = PatForSemanticSegmentation.from_pretrained(args.model).eval()
     processor = PatProcessor.from_pretrained(args.model)
     if args.shortest_edge:
@@ -50,4 +51,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {str(error).splitlines()[0]}")

@@ -33,7 +33,7 @@ class TrainConfig:
     data: str = field(metadata={"help": "Folder that holds the data sets."})
     output_dir: str = field(metadata={"help": "Where checkpoints, logs and the final model go."})
     sets: str = field(default="{}", metadata={"help": 'JSON: data set folder under --data -> share, {"camvid": 1}.'})
-    validation: str = field(default="{}", metadata={"help": 'JSON: data set -> split to validate on.'})
+    validation: str = field(default="{}", metadata={"help": "JSON: data set -> split to validate on."})
     model: str = field(default="{}", metadata={"help": 'JSON: fields of PatConfig, {"hidden_size": 128}.'})
     synonyms: str | None = field(default=None, metadata={"help": "JSON file: class name -> other words for it."})
     templates: str = field(default="simple", metadata={"help": "Prompt templates: none, simple, vild, imagenet."})
@@ -106,7 +106,7 @@ def main() -> None:
 
 def parse_arguments() -> TrainConfig:
     """Flags over the config file over the defaults."""
-    parser = HfArgumentParser(TrainConfig, description=__doc__)
+    parser = HfArgumentParser(TrainConfig, description=__doc__, allow_abbrev=False)
     argv = sys.argv[1:]
     if "--config" in argv:
         position = argv.index("--config")
@@ -158,9 +158,7 @@ def restore(accelerator: Accelerator, args: TrainConfig, scheduler) -> int:
 def report(accelerator: Accelerator, progress: tqdm, outputs, scheduler, step: int) -> None:
     """Losses, code usage and perplexity, to the progress bar and the tracker."""
     values = {name: float(outputs[name]) for name in outputs if name.endswith("loss")}
-    for level, (usage, perplexity) in enumerate(
-        zip(outputs.codebook_usage, outputs.codebook_perplexity, strict=True)
-    ):
+    for level, (usage, perplexity) in enumerate(zip(outputs.codebook_usage, outputs.codebook_perplexity, strict=True)):
         values[f"codebook_usage_{level}"] = float(usage)
         values[f"codebook_perplexity_{level}"] = float(perplexity)
     progress.set_postfix({name.removesuffix("_loss"): f"{value:.3g}" for name, value in values.items()})
@@ -183,4 +181,7 @@ def validate(accelerator: Accelerator, model, processor: PatProcessor, args: Tra
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {str(error).splitlines()[0]}")

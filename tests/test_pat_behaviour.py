@@ -170,10 +170,11 @@ def test_padding_never_reaches_a_result(segmenter, text_embeds):
     padded = F.pad(image, (0, 7, 0, 0), mode="replicate")
     cropped = segmenter(image, text_embeds=text_embeds).logits
     whole = segmenter(padded, text_embeds=text_embeds).logits
-    share = F.interpolate(whole, size=(40, 48), mode="bilinear")[..., :41]
-    full = F.interpolate(cropped, size=(40, 41), mode="bilinear")
-    # Two resamplings of the same map: compare what most pixels say.
-    assert (share.argmax(1) == full.argmax(1)).float().mean() > 0.9
+    truth = F.interpolate(whole, size=(40, 48), mode="bilinear")[..., :41]
+    error = (F.interpolate(cropped, size=(40, 41), mode="bilinear") - truth).abs().mean()
+    # Had the padding been squeezed into the map, everything would be shifted by up to seven pixels.
+    squeezed = (F.interpolate(whole, size=(40, 41), mode="bilinear") - truth).abs().mean()
+    assert error < 0.3 * squeezed
 
 
 @torch.no_grad()

@@ -71,11 +71,11 @@ from transformers import pipeline
 
 image = Image.open(photo)
 stock = pipeline("image-segmentation", model=source, trust_remote_code=True)
-found = {"stock": [(part["label"], torch.tensor(list(part["mask"].getdata()))) for part in stock(image)]}
+found = {"stock": [(part["label"], part["mask"].tobytes()) for part in stock(image)]}
 if "zero-shot" in result:
     asked = pipeline("zero-shot-image-segmentation", model=source, trust_remote_code=True)
     parts = asked(image, candidate_labels=["sky", "car"])
-    found["zero-shot"] = [(part["label"], torch.tensor(list(part["mask"].getdata()))) for part in parts]
+    found["zero-shot"] = [(part["label"], part["mask"].tobytes()) for part in parts]
 assert "transformers_pat" not in sys.modules
 torch.save(found, result)
 """
@@ -98,6 +98,7 @@ from transformers_pat import PatForSemanticSegmentation, PatProcessor
 folder, repo = sys.argv[1:]
 PatForSemanticSegmentation.from_pretrained(folder).push_to_hub(repo)
 PatProcessor.from_pretrained(folder).push_to_hub(repo)
+PatForSemanticSegmentation.from_pretrained(folder).push_to_hub(repo + "-small", save_clip=False)
 """
 
 
@@ -182,7 +183,7 @@ def test_pipelines_run_without_the_package(folder, model, processor, photo, tmp_
 def assert_same_parts(found, expected) -> None:
     assert [label for label, _ in found] == [part["label"] for part in expected] != []
     for (_, mask), part in zip(found, expected, strict=True):
-        assert mask.tolist() == list(part["mask"].getdata())
+        assert mask == part["mask"].tobytes()
 
 
 def test_code_does_not_run_untrusted(folder, photo, tmp_path):
@@ -190,7 +191,7 @@ def test_code_does_not_run_untrusted(folder, photo, tmp_path):
     assert torch.load(tmp_path / "result.pt") == "refused"
 
 
-def test_saving_twice_keeps_one_set_of_code(folder):
+def test_folder_holds_all_the_code(folder):
     package = Path(transformers_pat.__file__).parent
     copied = {path.name for path in folder.glob("*.py")}
     assert copied == {path.name for path in package.glob("*_pat.py")}
@@ -234,6 +235,13 @@ def test_push_writes_everything(hub, folder):
     assert local <= set(pushed)
     assert pushed["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert not [name for name in pushed if name.endswith((".bin", ".pt", ".pkl"))]
+
+
+def test_push_without_clip(hub, model, tmp_path):
+    from safetensors.torch import load
+
+    weights = load(hub.repos["user/pat-tiny-small"]["model.safetensors"])
+    assert set(weights) == {key for key in model.state_dict() if not model.is_clip_key(key)}
 
 
 def test_push_then_load_without_the_package(hub, model, processor, photo, tmp_path):

@@ -20,7 +20,9 @@ def save_clip(vision: CLIPModel, folder: Path, text_folder: Path) -> None:
         text_config = text.config.to_dict()
         text_config.pop("_name_or_path", None)  # a path of this machine
         vision_config = vision.config.vision_config.to_dict()
-        config = CLIPConfig(text_config=text_config, vision_config=vision_config, projection_dim=text_config["projection_dim"])
+        config = CLIPConfig(
+            text_config=text_config, vision_config=vision_config, projection_dim=text_config["projection_dim"]
+        )
         clip = CLIPModel(config)
         weights = {name: value for name, value in vision.state_dict().items() if not name.startswith("text_")}
         clip.load_state_dict(weights | text.state_dict())

@@ -22,7 +22,7 @@ def decode(folder: Path, split: str, cache: Path) -> dict:
         decoded = {
             "names": data.names,
             "images": [np.asarray(sample.image) for sample in samples],
-            "labels": [sample.labels for sample in samples],
+            "labels": [sample.labels.astype(np.uint8) for sample in samples],
             "files": [sample.file_name for sample in samples],
         }
         cache.mkdir(parents=True, exist_ok=True)

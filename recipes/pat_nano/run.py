@@ -1,6 +1,6 @@
 """Makes pat-nano from nothing: text tower, vision tower, then PAT on top. Run it again to go on where it stopped.
 
-    python recipes/pat_nano/run.py --data DATA --class-names LISTS --work WORK [--wordnet /usr/share/wordnet]
+python recipes/pat_nano/run.py --data DATA --class-names LISTS --work WORK [--wordnet /usr/share/wordnet]
 """
 
 from __future__ import annotations

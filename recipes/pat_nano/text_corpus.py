@@ -70,7 +70,7 @@ def fit_space(data: Path, class_names: Path, wordnet_folder: Path) -> TextSpace:
 
 
 def phrases(folder: Path, seed: int = 0) -> list[str]:
-    """Random pairs of everyday words ("wooden gate", "street horse"), so that the tower learns to put words together."""
+    """Random pairs of everyday words ("wooden gate", "street horse"), so that it learns to put words together."""
     rng = random.Random(seed)
     heads = [w for w, (_, tagged) in wordnet.read_lemmas(folder).items() if tagged > 1 and w.isalpha()]
     adjectives = wordnet.read_adjectives(folder)

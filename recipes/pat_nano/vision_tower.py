@@ -21,9 +21,9 @@ from evaluate import MEAN, STD, measured_sets, score
 from export import save_clip
 from locality import make_local
 from photos import Photos, cutmix, jitter
-from teacher import TextSpace, Teacher
+from teacher import Teacher, TextSpace
 from torch import nn
-from torch.nn.functional import cross_entropy, grid_sample, interpolate, normalize
+from torch.nn.functional import cross_entropy, interpolate, normalize
 from transformers import CLIPConfig, CLIPModel
 from vocabulary import check_held_out, texts_of
 
@@ -50,21 +50,36 @@ def new_clip() -> CLIPModel:
     return clip
 
 
+def cubic_taps(points: torch.Tensor, cells: int) -> torch.Tensor:
+    """Weights (N, points, cells) that read a row of `cells` values at `points` (N, points), fractions of its length.
+
+    The cubic convolution of `torch.nn.functional.interpolate(mode="bicubic")`, as a matrix.
+    """
+    position = points * cells - 0.5
+    base = position.floor()
+    weights = torch.zeros(*points.shape, cells)
+    for tap in range(-1, 3):
+        distance = (position - base - tap).abs()
+        near = 1.25 * distance**3 - 2.25 * distance**2 + 1
+        far = -0.75 * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+        index = (base + tap).clamp(0, cells - 1).long()
+        weights.scatter_add_(2, index[..., None], torch.where(distance <= 1, near, far)[..., None])
+    return weights
+
+
 def windowed_positions(embeddings: nn.Module, windows: torch.Tensor, side: int) -> torch.Tensor:
     """The position embedding as read off at each window of the whole photo: (N, side * side, dim).
 
     `windows` (N, 4): left, top, right, bottom as fractions. A window (0, 0, 1, 1) gives exactly CLIP's own
     interpolation of the position embedding.
     """
-    weight = embeddings.position_embedding.weight[1:]
-    grid_side = math.isqrt(len(weight))
-    table = weight.T.reshape(1, -1, grid_side, grid_side).expand(len(windows), -1, -1, -1)
+    table = embeddings.position_embedding.weight[1:]
+    cells = math.isqrt(len(table))
     steps = (torch.arange(side) + 0.5) / side
-    x = windows[:, 0:1] + steps * (windows[:, 2] - windows[:, 0])[:, None]
-    y = windows[:, 1:2] + steps * (windows[:, 3] - windows[:, 1])[:, None]
-    grid = torch.stack([x[:, None, :].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], dim=-1) * 2 - 1
-    read = grid_sample(table, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    return read.flatten(2).transpose(1, 2)
+    across = cubic_taps(windows[:, 0:1] + steps * (windows[:, 2] - windows[:, 0])[:, None], cells)
+    down = cubic_taps(windows[:, 1:2] + steps * (windows[:, 3] - windows[:, 1])[:, None], cells)
+    rows = (down.flatten(0, 1) @ table.view(cells, -1)).view(len(windows), side, cells, -1)
+    return (across[:, None] @ rows).flatten(1, 2)
 
 
 def crop_features(clip: CLIPModel, pixels: torch.Tensor, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -248,7 +263,9 @@ class Run:
             if self.elapsed - noted > 30:
                 scale = self.clip.logit_scale.exp().item()
                 rate = seen / (self.elapsed - noted)
-                self.log(f"loss {np.mean(losses):.4f} {rate:.0f} images/s lr {self.learning_rate():.2e} scale {scale:.1f}")
+                self.log(
+                    f"loss {np.mean(losses):.4f} {rate:.0f} images/s lr {self.learning_rate():.2e} scale {scale:.1f}"
+                )
                 seen, losses, noted = 0, [], self.elapsed
             if self.elapsed - saved > 60 * self.args.save_every:
                 self.save()

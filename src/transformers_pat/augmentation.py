@@ -52,7 +52,9 @@ class TrainingView:
         short = min(image.size)
         side = short * np.exp(rng.uniform(*np.log(self.scale)))
         aspect = np.exp(rng.uniform(-0.2, 0.2))
-        width, height = (min(length, full) for length, full in zip((side * aspect, side / aspect), image.size, strict=True))
+        width, height = (
+            min(length, full) for length, full in zip((side * aspect, side / aspect), image.size, strict=True)
+        )
         left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
         return left, top, left + width, top + height
 

@@ -35,9 +35,11 @@ def without_load_report():
 
 
 def fingerprint(clip: CLIPModel) -> str:
-    """Tells CLIPs of the same shape apart: a hash of the visual projection in float32."""
-    weights = clip.visual_projection.weight.detach().float().cpu().numpy()
-    return hashlib.sha256(weights.tobytes()).hexdigest()[:16]
+    """Tells CLIPs of the same shape apart: a hash of all weights in float32."""
+    digest = hashlib.sha256()
+    for _, weights in sorted(clip.named_parameters()):
+        digest.update(weights.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_clip(name: str, revision: str | None) -> CLIPModel:
@@ -64,6 +66,9 @@ def read_clip(name: str, revision: str | None) -> CLIPModel:
 
 class CheckpointMixin:
     """`from_pretrained`, `save_pretrained` and `push_to_hub` of both models."""
+
+    # transformers' push_to_hub calls save_pretrained without arguments of ours.
+    _save_clip_by_default = True
 
     @classmethod
     def from_pretrained(
@@ -118,7 +123,9 @@ class CheckpointMixin:
             clip = read_clip(name, revision)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise OSError(f"This checkpoint was saved without its CLIP, {name}, which can't be loaded: {reason}") from None
+            raise OSError(
+                f"This checkpoint was saved without its CLIP, {name}, which can't be loaded: {reason}"
+            ) from None
         if self.config.clip_fingerprint not in (None, fingerprint(clip)):
             raise ValueError(f"{name} is not the CLIP that this checkpoint was trained with: its weights differ.")
         self.load_clip(clip)
@@ -143,18 +150,25 @@ class CheckpointMixin:
         self.config.clip_fingerprint = fingerprint(clip)
 
     def save_pretrained(
-        self, save_directory, save_clip: bool = True, state_dict: dict | None = None, push_to_hub=False, **kwargs
+        self,
+        save_directory,
+        save_clip: bool | None = None,
+        state_dict: dict | None = None,
+        push_to_hub=False,
+        **kwargs,
     ):
         """
         As in transformers, with the code beside the weights for `trust_remote_code=True`.
 
         Args:
             save_directory: Folder to write.
-            save_clip: `False` leaves CLIP out; `from_pretrained` then fetches `config.clip_name_or_path`.
+            save_clip: `False` leaves CLIP out; `from_pretrained` then fetches `config.clip_name_or_path`. By default
+                CLIP is saved too.
 
         Raises:
             ValueError: If CLIP is to be left out and it is not known where it came from.
         """
+        save_clip = self._save_clip_by_default if save_clip is None else save_clip
         if not save_clip and self.config.clip_name_or_path is None:
             raise ValueError("save_clip=False needs config.clip_name_or_path: where should CLIP be fetched from?")
         state_dict = self.state_dict() if state_dict is None else state_dict
@@ -166,13 +180,27 @@ class CheckpointMixin:
         super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         copy_code(save_directory)
         if push_to_hub:
-            self.push_to_hub(kwargs.get("repo_id") or Path(save_directory).name)
+            hub_kwargs = {name: kwargs[name] for name in ("token", "private", "revision") if name in kwargs}
+            self.push_to_hub(kwargs.get("repo_id") or Path(save_directory).name, save_clip=save_clip, **hub_kwargs)
 
-    def push_to_hub(self, repo_id: str, *, token: bool | str | None = None, private: bool | None = None, **kwargs):
-        """As in transformers, with PAT's own model card if the repository has none yet."""
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        save_clip: bool = True,
+        token: bool | str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ):
+        """As in transformers, with PAT's own model card if the repository has none yet, and CLIP only if wanted."""
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        self.config.clip_saved = save_clip
         card = render_card(self, repo_id)
         if card is not None and not api.file_exists(repo_id, "README.md"):
             ModelCard(card).push_to_hub(repo_id, token=token)
-        return super().push_to_hub(repo_id, token=token, private=private, **kwargs)
+        self._save_clip_by_default = save_clip
+        try:
+            return super().push_to_hub(repo_id, token=token, private=private, **kwargs)
+        finally:
+            del self._save_clip_by_default

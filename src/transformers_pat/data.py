@@ -3,15 +3,14 @@
 The form, one folder per data set::
 
     images/NAME.jpg (or .jpeg, .png)   the photos
-    masks/NAME.png                     one class id per pixel, 255 = not labelled
+    masks/NAME.png                     one class id per pixel, 8 or 16 bits, 255 = not labelled
     classes.txt                        lines "id: name"
     splits/SPLIT.txt                   one NAME per line
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -23,8 +22,8 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 class Sample(NamedTuple):
     """One photo with its labels.
 
-    `image`: RGB `PIL.Image` of size (width, height). `labels`: `uint8` array of shape (height, width), an index into
-    `FolderDataset.names` or 255 where nothing is known. `file_name`: the photo's file name.
+    `image`: RGB `PIL.Image` of size (width, height). `labels`: int64 array of shape (height, width), an index into
+    `FolderDataset.names` or the ignore index where nothing is known. `file_name`: the photo's file name.
     """
 
     image: Image.Image
@@ -55,7 +54,8 @@ class FolderDataset:
     Args:
         folder: the data set's folder, with `images/`, `masks/`, `classes.txt` and `splits/`.
         split: which `splits/SPLIT.txt` to read.
-        ignore_background: leave a class called "background" out of `names`; its pixels become 255.
+        ignore_index: the id of what is not labelled, in the files and in `labels`; 65535 where 255 is a class.
+        ignore_background: leave a class called "background" out of `names`; its pixels are ignored.
 
     `names` holds the class names in id order and `labels` of every sample index into it (ids are renumbered when the
     class list has gaps or loses its background).
@@ -65,8 +65,10 @@ class FolderDataset:
             creation); a mask with an id beyond the class list or of another size than its photo (on reading).
     """
 
-    def __init__(self, folder: str | Path, split: str, ignore_background: bool = True):
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: str | Path, split: str, ignore_background: bool = True, ignore_index: int = IGNORE_INDEX
+    ):
+        self.folder, self.ignore_index = Path(folder), ignore_index
         if not self.folder.is_dir():
             raise ValueError(f"no data folder {str(self.folder)!r}")
         for part in ("images", "masks", "splits"):
@@ -83,7 +85,7 @@ class FolderDataset:
         kept = [i for i in sorted(classes) if not (ignore_background and classes[i].lower() == "background")]
         self.names = [classes[i] for i in kept]
         self._known = set(classes)
-        self._lookup = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+        self._lookup = np.full(2**16, self.ignore_index, dtype=np.int64)
         self._lookup[kept] = np.arange(len(kept))
 
     def _read_split(self) -> list[str]:
@@ -99,7 +101,8 @@ class FolderDataset:
 
     def _check_files(self, stem: str) -> None:
         if stem not in self._photos:
-            raise ValueError(f"split {self.split!r} names {stem!r}, but {str(self.folder / 'images')!r} has no such photo")
+            images = str(self.folder / "images")
+            raise ValueError(f"split {self.split!r} names {stem!r}, but {images!r} has no such photo")
         if not self._mask_path(stem).is_file():
             raise ValueError(f"photo {self._photos[stem].name!r} has no mask {str(self._mask_path(stem))!r}")
 
@@ -117,12 +120,14 @@ class FolderDataset:
             image = opened.convert("RGB")
         with Image.open(self._mask_path(stem)) as opened:
             ids = np.array(opened)
-        if ids.ndim != 2:
-            raise ValueError(f"mask of {photo.name!r}: expected one channel of class ids, got shape {ids.shape}")
+        if ids.ndim != 2 or ids.dtype.kind not in "ui":
+            raise ValueError(f"mask of {photo.name!r}: expected one channel of class ids, got {ids.dtype} {ids.shape}")
         if ids.shape != image.size[::-1]:
-            raise ValueError(f"mask of {photo.name!r} is {ids.shape[1]}x{ids.shape[0]}, its photo {image.width}x{image.height}")
-        present = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
-        unknown = set(present.tolist()) - self._known - {IGNORE_INDEX}
+            raise ValueError(
+                f"mask of {photo.name!r} is {ids.shape[1]}x{ids.shape[0]}, its photo {image.width}x{image.height}"
+            )
+        present = np.flatnonzero(np.bincount(ids.ravel(), minlength=1))
+        unknown = set(present.tolist()) - self._known - {self.ignore_index}
         if unknown:
             raise ValueError(f"mask of {photo.name!r} has class ids {sorted(unknown)} that classes.txt does not list")
         return Sample(image, self._lookup[ids], photo.name)

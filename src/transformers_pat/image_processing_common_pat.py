@@ -158,11 +158,11 @@ class PatImageProcessingMixin:
     """
 
     valid_kwargs = PatImageProcessorKwargs
-    model_input_names = ["pixel_values"]  # noqa: RUF012
+    model_input_names = ["pixel_values"]
 
     do_convert_rgb = True
     do_resize = True
-    size = {"shortest_edge": 448, "longest_edge": 1344}  # noqa: RUF012  (our choice)
+    size = {"shortest_edge": 448, "longest_edge": 1344}
     default_to_square = False
     resample = PILImageResampling.BICUBIC
     do_rescale = True

@@ -32,7 +32,9 @@ class SegmentationMetric:
         truth, guess = labels[valid].long(), prediction[valid].long()
         for name, ids in (("labels", truth), ("prediction", guess)):
             if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.num_labels:
-                raise ValueError(f"{name} hold ids {int(ids.min())}..{int(ids.max())}, expected 0..{self.num_labels - 1}.")
+                raise ValueError(
+                    f"{name} hold ids {int(ids.min())}..{int(ids.max())}, expected 0..{self.num_labels - 1}."
+                )
         pairs = torch.bincount(truth * self.num_labels + guess, minlength=self.num_labels**2)
         self.confusion += pairs.view_as(self.confusion).cpu()
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
@@ -648,9 +649,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         # An affine grid over the image's share of the padded picture, which starts at its upper left corner.
         theta = logits.new_tensor([[fraction[1], 0, fraction[1] - 1], [0, fraction[0], fraction[0] - 1]])
         grid = F.affine_grid(theta[None], [1, 1, rows, columns], align_corners=False)
-        return F.grid_sample(
-            logits, grid.expand(len(logits), -1, -1, -1), padding_mode="border", align_corners=False
-        )
+        return F.grid_sample(logits, grid.expand(len(logits), -1, -1, -1), padding_mode="border", align_corners=False)
 
     def _forward_mixed_sizes(
         self,
@@ -660,6 +659,9 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         labels: torch.Tensor | None,
     ) -> PatSegmentationOutput:
         """Run images of equal size together, each group without padding, so that nothing leaks between images."""
+        if self.training and labels is not None and dist.is_available() and dist.is_initialized():
+            # Processes with different numbers of groups would wait for each other in the codebook update.
+            raise ValueError("Train on images of one size when several processes train together: crop them.")
         sizes = self._image_sizes(pixel_mask, pixel_values)
         outputs, shares = {}, {}
         for size in dict.fromkeys(sizes):
@@ -738,7 +740,8 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         if highest >= text_config.vocab_size or not has_end:
             raise ValueError(
                 "These input_ids are not from this model's tokenizer: ids go to "
-                f"{highest} and the text tower knows {text_config.vocab_size}, end-of-text is {text_config.eos_token_id}."
+                f"{highest} and the text tower knows {text_config.vocab_size}, "
+                f"end-of-text is {text_config.eos_token_id}."
             )
 
     def _check_labels(self, labels: torch.Tensor, pixel_values: torch.Tensor, num_labels: int) -> None:

@@ -33,7 +33,7 @@ class PatProcessor(ProcessorMixin):
         `ValueError`: prompt templates that are none of these.
     """
 
-    text_kwargs = {"padding": True}  # noqa: RUF012
+    text_kwargs = {"padding": True}
 
     def __init__(self, image_processor=None, tokenizer=None, prompt_templates="simple", **kwargs):
         resolve_templates(prompt_templates)

@@ -1,5 +1,7 @@
 """PAT's own layers on both sides of the codebooks: level encoders below them, the shared decoder above."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -99,7 +101,7 @@ class PatDecoder(nn.Module):
     def __init__(self, config: PatConfig):
         super().__init__()
         strides = config.level_strides
-        self.upsampling = [1] + [round(coarse / fine) for coarse, fine in zip(strides, strides[1:], strict=False)]
+        self.upsampling = [1] + [round(coarse / fine) for coarse, fine in itertools.pairwise(strides)]
         self.embeds = nn.ModuleList([nn.Linear(config.codebook_dim, config.hidden_size) for _ in strides])
         self.blocks = nn.ModuleList(
             [

@@ -1,0 +1,123 @@
+"""Plain-folder data sets, the metric, and the batches that training draws."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from transformers_pat.augmentation import TrainingView
+from transformers_pat.data import FolderDataset
+from transformers_pat.metrics import SegmentationMetric
+from transformers_pat.training_data import MixedBatches, VocabularySampler
+
+
+def write_set(folder, classes, masks, split="train"):
+    """A data set of random photos with the given masks."""
+    for part in ("images", "masks", "splits"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "classes.txt").write_text("\n".join(f"{i}: {name}" for i, name in classes.items()))
+    rng = np.random.default_rng(0)
+    for index, mask in enumerate(masks):
+        photo = rng.integers(0, 256, (*mask.shape[:2], 3), dtype=np.uint8)
+        Image.fromarray(photo).save(folder / "images" / f"p{index}.jpg")
+        Image.fromarray(mask).save(folder / "masks" / f"p{index}.png")
+    (folder / "splits" / f"{split}.txt").write_text("\n".join(f"p{i}" for i in range(len(masks))))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    mask = np.zeros((20, 30), dtype=np.uint8)
+    mask[:, 10:] = 2
+    mask[:5] = 255
+    return write_set(tmp_path / "set", {0: "background", 2: "car", 7: "tree"}, [mask, mask])
+
+
+def test_background_is_ignored_and_ids_are_renumbered(folder):
+    dataset = FolderDataset(folder, "train")
+    assert dataset.names == ["car", "tree"]
+    sample = dataset[1]
+    assert sample.image.size == (30, 20) and sample.labels.dtype == np.int64
+    assert set(np.unique(sample.labels)) == {0, 255}
+
+
+def test_sixteen_bit_masks_keep_ids_above_255(tmp_path):
+    mask = np.full((8, 8), 300, dtype=np.uint16)
+    mask[0] = 65535
+    dataset = FolderDataset(
+        write_set(tmp_path / "big", {i: f"class {i}" for i in range(400)}, [mask]), "train", ignore_index=65535
+    )
+    assert set(np.unique(dataset[0].labels)) == {300, 65535}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "classes.txt").unlink(), "no classes.txt"),
+        (lambda f: (f / "masks" / "p0.png").unlink(), "has no mask"),
+        (lambda f: (f / "splits" / "train.txt").write_text("nothing"), "no such photo"),
+        (lambda f: (f / "classes.txt").write_text("car"), "expected lines"),
+    ],
+)
+def test_a_damaged_folder_is_refused_by_name(folder, damage, message):
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        FolderDataset(folder, "train")
+
+
+def test_a_mask_that_does_not_fit_is_named(folder):
+    Image.fromarray(np.zeros((5, 5), dtype=np.uint8)).save(folder / "masks" / "p0.png")
+    with pytest.raises(ValueError, match=r"p0.jpg.* is 5x5, its photo 30x20"):
+        FolderDataset(folder, "train")[0]
+    Image.fromarray(np.full((20, 30), 9, dtype=np.uint8)).save(folder / "masks" / "p0.png")
+    with pytest.raises(ValueError, match=r"p0.jpg.*\[9\]"):
+        FolderDataset(folder, "train")[0]
+    with pytest.raises(ValueError, match="no split 'val'"):
+        FolderDataset(folder, "val")
+
+
+def test_metric_matches_counting_by_hand():
+    metric = SegmentationMetric(4)
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randint(0, 3, (2, 13, 17), generator=generator) for _ in range(3)]
+    for prediction, labels in maps:
+        labels[0] = 255
+        prediction[-1, -1] = 3
+        labels[-1, -1] = 0
+        metric.update(prediction, labels)
+    prediction, labels = (torch.cat([pair[i].flatten() for pair in maps]) for i in (0, 1))
+    prediction, labels = prediction[labels != 255], labels[labels != 255]
+    ious = [((prediction == c) & (labels == c)).sum() / ((prediction == c) | (labels == c)).sum() for c in range(4)]
+    scores = metric.compute()
+    assert scores["mean_iou"] == pytest.approx(float(sum(ious[:3]) / 3))
+    assert scores["mean_iou_with_absent"] == pytest.approx(float(sum(ious) / 4))
+    assert scores["pixel_accuracy"] == pytest.approx(float((prediction == labels).float().mean()))
+
+
+def test_metric_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="prediction is"):
+        SegmentationMetric(2).update(torch.zeros(2, 2), torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"labels hold ids 0\.\.5"):
+        SegmentationMetric(2).update(torch.zeros(1, 2), torch.tensor([[0, 5]]))
+
+
+def batches(folder, **kwargs):
+    view = TrainingView(16, [0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+    return MixedBatches({str(folder): 1.0}, view, VocabularySampler({"car": ["automobile"]}, ("{}",)), 2, **kwargs)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(folder):
+    first = iter(batches(folder, seed=3))
+    next(first)
+    resumed = next(iter(batches(folder, seed=3, first_step=1)))
+    second = next(first)
+    assert torch.equal(second["pixel_values"], resumed["pixel_values"]) and second["words"] == resumed["words"]
+    assert not torch.equal(second["pixel_values"], next(first)["pixel_values"])
+
+
+def test_batches_ask_for_what_is_there_and_number_labels_by_word(folder):
+    for _, batch in zip(range(20), batches(folder), strict=False):
+        assert batch["pixel_values"].shape == (2, 3, 16, 16) and batch["labels"].shape == (2, 16, 16)
+        ids = set(batch["labels"].unique().tolist()) - {255}
+        assert {batch["words"][i] for i in ids} <= {"car", "automobile"}
+        assert len(set(batch["words"])) == len(batch["words"])
