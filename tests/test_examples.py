@@ -60,7 +60,7 @@ def test_mistakes_end_in_one_line(data, tmp_path):
     missing = run("train.py", "--config", tmp_path / "nothing.yaml")
     assert missing.returncode == 2 and "no file" in missing.stderr and "Traceback" not in missing.stderr
     config = tmp_path / "typo.yaml"
-    config.write_text("learning_rat: 1\nclip: x\ndata: y\noutput_dir: z\n")
+    config.write_text(f"learning_rat: 1\nclip: x\ndata: y\noutput_dir: {tmp_path}\n")
     typo = run("train.py", "--config", config)
     assert typo.returncode != 0 and "learning_rat" in typo.stderr
     wrong = run("evaluate.py", "--data", f"{data / 'toy'}:nosuch", "--model", tmp_path / "nothing")
