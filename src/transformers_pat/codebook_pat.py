@@ -42,8 +42,8 @@ class PatCodebook(nn.Module):
     """
 
     num_kmeans_steps = 10
-    # A code with less than this moving average of tokens per batch is replaced (our choice).
-    dead_below = 0.05
+    # A code with less than this share of the tokens that each would get if all were used alike is replaced (our choice).
+    dead_below = 0.1
 
     def __init__(self, num_codes: int, dim: int, decay: float):
         super().__init__()
@@ -119,6 +119,7 @@ class PatCodebook(nn.Module):
 
     def _revive(self, shuffled: torch.Tensor) -> None:
         """Put tokens of this step in the place of dead codes, with fresh statistics lest they die at once."""
-        dead = (self.cluster_size < self.dead_below).nonzero().flatten()[: len(shuffled)]
-        self.embed_sum[dead] = shuffled[: len(dead)].to(self.embed_sum.dtype)
-        self.cluster_size[dead] = 1.0
+        fair_share = len(shuffled) / self.num_codes
+        dead = (self.cluster_size < self.dead_below * fair_share).nonzero().flatten()[: len(shuffled)]
+        self.embed_sum[dead] = fair_share * shuffled[: len(dead)].to(self.embed_sum.dtype)
+        self.cluster_size[dead] = fair_share
