@@ -1,8 +1,14 @@
-"""Writes a complete CLIP folder: both towers, tokenizer, image processor."""
+"""Writes a complete CLIP folder: both towers, tokenizer, image processor.
+
+The vision stage calls this itself. On its own it puts another text tower into a CLIP folder that is there:
+
+    python recipes/pat_nano/export.py WORK/clip-final WORK/text
+"""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModelWithProjection
@@ -31,3 +37,8 @@ def save_clip(vision: CLIPModel, folder: Path, text_folder: Path) -> None:
     CLIPImageProcessor(size={"shortest_edge": SHORT_SIDE}, do_center_crop=False).save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+if __name__ == "__main__":
+    clip_folder, new_text = map(Path, sys.argv[1:])
+    save_clip(CLIPModel.from_pretrained(clip_folder), clip_folder, new_text)

@@ -18,15 +18,22 @@ from transformers_pat.data import read_classes
 TEMPLATES = ["a photo of a {}.", "a photo of the {}.", "a photo of {}.", "a picture of a {}", "the {}", "a {}", "{}."]
 THINGS = {"05", "08", "13", "17", "18", "19", "20", "27"}  # WordNet's topics of what a photo can show
 PHRASES = 20_000
+SENSES = 4  # of a noun, at most
+NEARNESS = 0.1  # the smaller, the more the sense counts that is nearest to the teacher's own idea of the word
 MEANING = 0.5  # share of a WordNet noun's target that comes from its synonyms and gloss
 
 
 class Corpus(NamedTuple):
-    """Texts with their targets (len(texts), 256). `words` go into templates too, `classes` are drawn more often."""
+    """Texts with their targets (len(texts), 256).
+
+    The first `classes` are class names, up to `near` their relatives in WordNet, up to `words` other nouns; the rest
+    are sentences and phrases.
+    """
 
     texts: list[str]
     targets: torch.Tensor
     classes: int
+    near: int
     words: int
 
 
@@ -49,16 +56,16 @@ def class_texts(data: Path, class_names: Path) -> list[str]:
     return list(dict.fromkeys([text for name in names for text in texts_of(name)] + listed_names(class_names)))
 
 
-def nouns(folder: Path) -> dict[str, str]:
-    """{noun: offset of its first sense}: WordNet's everyday nouns (seen in tagged text, up to three words) and its
+def nouns(folder: Path) -> dict[str, list[str]]:
+    """{noun: offsets of its senses}: WordNet's everyday nouns (seen in tagged text, up to three words) and its
     words for things: artefacts of up to two words, animals, parts of the body, food, objects, plants ... of one."""
     synsets = wordnet.read_synsets(folder)
     found = {}
-    for lemma, (offset, tagged) in wordnet.read_lemmas(folder).items():
-        topic, words = synsets[offset].topic, len(lemma.split())
+    for lemma, (senses, tagged) in wordnet.read_lemmas(folder).items():
+        topic, words = synsets[senses[0]].topic, len(lemma.split())
         thing = (topic == "06" and words <= 2) or (topic in THINGS and words == 1)
         if lemma[0].isalpha() and ((tagged and words <= 3) or thing):
-            found[lemma] = offset
+            found[lemma] = senses[:SENSES]
     return found
 
 
@@ -85,16 +92,34 @@ def captions(data: Path) -> list[str]:
     return sorted({caption for photo, many in by_photo if Path(photo).stem in training for caption in many})
 
 
+def relatives(names: list[str], folder: Path) -> set[str]:
+    """The synonyms of these names in WordNet and the nouns one step above and below them ("canine", "armchair")."""
+    synsets, lemmas = wordnet.read_synsets(folder), wordnet.read_lemmas(folder)
+    senses = {offset for name in names for offset in lemmas.get(name, ([], 0))[0][:2]}
+    around = senses | {offset for sense in senses for offset in synsets[sense].relatives}
+    return {lemma for offset in around for lemma in synsets[offset].lemmas}
+
+
+def meaning(own: torch.Tensor, senses: list[torch.Tensor]) -> torch.Tensor:
+    """A word's target (256,): half its own embedding, half its senses' (each (texts, 256): other words and the gloss).
+
+    Senses count by how near they are to the word's own embedding; a "canine" is a tooth first, says WordNet.
+    """
+    means = normalize(torch.stack([sense.mean(0) for sense in senses]), dim=-1)
+    shares = (means @ own / NEARNESS).softmax(0)
+    return normalize((1 - MEANING) * own + MEANING * normalize(shares @ means, dim=0), dim=0)
+
+
 def build(data: Path, class_names: Path, wordnet_folder: Path, space: TextSpace) -> Corpus:
     """All texts. A class name keeps the teacher's own embedding, which is what the vision tower is trained on.
 
-    Any other noun is moved half way to what WordNet says it means (the other words and the gloss of its first
-    sense): sentence embeddings know few of the rarer synonyms as well as they know the words that explain them.
+    Any other noun is moved half way to what WordNet says it means (the other words and the gloss of its senses):
+    sentence embeddings know few of the rarer synonyms as well as they know the words that explain them.
     """
     teacher = Teacher()
     classes = class_texts(data, class_names)
     lemmas, synsets = nouns(wordnet_folder), wordnet.read_synsets(wordnet_folder)
-    used = sorted(set(lemmas.values()))
+    used = sorted({offset for senses in lemmas.values() for offset in senses})
     words = list(dict.fromkeys([*lemmas, *(word for offset in used for word in synsets[offset].lemmas)]))
     glosses = [synsets[offset].gloss for offset in used]
     of_classes = space(teacher(classes))
@@ -103,16 +128,19 @@ def build(data: Path, class_names: Path, wordnet_folder: Path, space: TextSpace)
     of_words, of_glosses, of_phrases, of_captions = parts
     word_row = {word: i for i, word in enumerate(words)}
     gloss_row = {offset: i for i, offset in enumerate(used)}
-    fresh = [lemma for lemma in lemmas if lemma not in set(classes)]
-    meanings = []
+    near = relatives(classes, wordnet_folder)
+    fresh = sorted((lemma for lemma in lemmas if lemma not in set(classes)), key=lambda lemma: lemma not in near)
+    targets = []
     for lemma in fresh:
-        others = [of_words[word_row[word]] for word in synsets[lemmas[lemma]].lemmas if word != lemma]
-        meanings.append(normalize(torch.stack([*others, of_glosses[gloss_row[lemmas[lemma]]]]).mean(0), dim=0))
-    own = of_words[[word_row[lemma] for lemma in fresh]]
-    blended = normalize((1 - MEANING) * own + MEANING * torch.stack(meanings), dim=-1)
+        senses = []
+        for offset in lemmas[lemma]:
+            others = [word_row[word] for word in synsets[offset].lemmas if word != lemma]
+            senses.append(torch.cat([of_words[others], of_glosses[gloss_row[offset]][None]]))
+        targets.append(meaning(of_words[word_row[lemma]], senses))
     return Corpus(
         classes + fresh + glosses + phrases(wordnet_folder) + captions(data),
-        torch.cat([of_classes, blended, of_glosses, of_phrases, of_captions]),
+        torch.cat([of_classes, torch.stack(targets), of_glosses, of_phrases, of_captions]),
         len(classes),
+        len(classes) + sum(lemma in near for lemma in fresh),
         len(classes) + len(fresh),
     )

@@ -68,7 +68,10 @@ def new_tower(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
 
 
 class Batches:
-    """Random batches: five of words (class names drawn more often, in and out of templates), then one of sentences."""
+    """Random batches: five of words, then one of sentences.
+
+    A batch of words holds class names, their relatives and any nouns in equal parts, in and out of templates.
+    """
 
     def __init__(self, corpus: Corpus, tokenizer: CLIPTokenizer, seed: int = 0):
         self.corpus, self.tokenizer = corpus, tokenizer
@@ -81,10 +84,9 @@ class Batches:
             rows = torch.randint(corpus.words, len(corpus.texts), (BATCH,), generator=self.generator)
             texts, length = [corpus.texts[i] for i in rows], SENTENCE_TOKENS
         else:
-            classes = torch.randint(corpus.classes, (BATCH * 2 // 5,), generator=self.generator)
-            words = torch.randint(corpus.words, (BATCH - len(classes),), generator=self.generator)
-            rows = torch.cat([classes, words])
-            templates = torch.randint(2 * len(TEMPLATES), (BATCH,), generator=self.generator).tolist()
+            thirds = ((0, corpus.classes), (corpus.classes, corpus.near), (corpus.classes, corpus.words))
+            rows = torch.cat([torch.randint(*span, (BATCH // 3,), generator=self.generator) for span in thirds])
+            templates = torch.randint(2 * len(TEMPLATES), rows.shape, generator=self.generator).tolist()
             texts, length = [corpus.texts[i] for i in rows], WORD_TOKENS
             texts = [
                 TEMPLATES[t].format(x) if t < len(TEMPLATES) else x for t, x in zip(templates, texts, strict=True)
@@ -174,7 +176,7 @@ def main() -> None:
         torch.save(tuple(build(args.data, args.class_names, args.wordnet, space)), args.work / "text_corpus.part")
         os.replace(args.work / "text_corpus.part", args.work / "text_corpus.pt")
     corpus = Corpus(*torch.load(args.work / "text_corpus.pt"))
-    log(f"{len(corpus.texts)} texts, {corpus.words} of them words, {corpus.classes} of those class names")
+    log(f"{len(corpus.texts)} texts: {corpus.classes} class names, {corpus.near} with relatives, {corpus.words} words")
     torch.manual_seed(0)
     tower, tokenizer = train(corpus, args.steps, log)
     partial = args.work / "text.part"

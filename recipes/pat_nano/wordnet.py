@@ -10,6 +10,7 @@ class Synset(NamedTuple):
     lemmas: list[str]
     gloss: str
     topic: str  # the number of WordNet's lexicographer file: "06" artefacts, "05" animals, ...
+    relatives: list[str]  # offsets of the synsets one step up and one step down
 
 
 def read_synsets(folder: Path) -> dict[str, Synset]:
@@ -25,19 +26,21 @@ def read_synsets(folder: Path) -> dict[str, Synset]:
         parts = fields.split()
         count = int(parts[3], 16)
         lemmas = [word.replace("_", " ").lower() for word in parts[4 : 4 + 2 * count : 2]]
-        synsets[parts[0]] = Synset(lemmas, gloss.split(";")[0].strip(), parts[1])
+        pointers = parts[5 + 2 * count :]
+        relatives = [offset for kind, offset in zip(pointers[::4], pointers[1::4], strict=False) if kind in "@~"]
+        synsets[parts[0]] = Synset(lemmas, gloss.split(";")[0].strip(), parts[1], relatives)
     return synsets
 
 
-def read_lemmas(folder: Path) -> dict[str, tuple[str, int]]:
-    """{lemma: (offset of its first sense, how many of its senses occur in tagged text)} of every noun."""
+def read_lemmas(folder: Path) -> dict[str, tuple[list[str], int]]:
+    """{lemma: (offsets of its senses, how many of them occur in tagged text)} of every noun."""
     lemmas = {}
     for line in (folder / "index.noun").read_text(encoding="utf-8").splitlines():
         if line.startswith(" "):
             continue
         parts = line.split()
         senses, pointers = int(parts[2]), int(parts[3])
-        lemmas[parts[0].replace("_", " ")] = (parts[-senses], int(parts[5 + pointers]))
+        lemmas[parts[0].replace("_", " ")] = (parts[-senses:], int(parts[5 + pointers]))
     return lemmas
 
 
