@@ -37,8 +37,11 @@ def main() -> None:
     stage("text tower", work / "text", *text)
     vision = [HERE / "vision_tower.py", *common, "--minutes", str(args.minutes)]
     stage("vision tower", work / "clip-final", *vision)
-    pat = ["examples/train.py", "--config", "configs/nano_pat.yaml"]
-    stage("PAT", work / "pat-nano", *pat)
+    pat = ["examples/train.py", "--config", "configs/nano_pat.yaml", "--clip", work / "clip-final", "--data", data]
+    unfinished = ["--resume"] if (work / "pat-nano" / "checkpoints").is_dir() else []
+    stage("PAT", work / "pat-nano" / "config.json", *pat, "--output_dir", work / "pat-nano", *unfinished)
+    embedded = REPOSITORY / "src" / "transformers_pat" / "pat_nano"
+    subprocess.run([sys.executable, HERE / "embed.py", work / "pat-nano", embedded], check=True, cwd=REPOSITORY)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from transformers_pat.data import read_classes
 TEMPLATES = ["a photo of a {}.", "a photo of the {}.", "a photo of {}.", "a picture of a {}", "the {}", "a {}", "{}."]
 THINGS = {"05", "08", "13", "17", "18", "19", "20", "27"}  # WordNet's topics of what a photo can show
 PHRASES = 20_000
-SENSES = 4  # of a noun, at most
-NEARNESS = 0.1  # the smaller, the more the sense counts that is nearest to the teacher's own idea of the word
-MEANING = 0.5  # share of a WordNet noun's target that comes from its synonyms and gloss
+# How far a word is pulled towards the known names nearest to it: by up to SHARE, from a cosine of FAR to one of CLOSE.
+SHARE, FAR, CLOSE = 0.9, 0.1, 0.3
+SHARPNESS = 0.05  # the smaller, the more the single nearest name counts
 
 
 class Corpus(NamedTuple):
@@ -65,7 +65,7 @@ def nouns(folder: Path) -> dict[str, list[str]]:
         topic, words = synsets[senses[0]].topic, len(lemma.split())
         thing = (topic == "06" and words <= 2) or (topic in THINGS and words == 1)
         if lemma[0].isalpha() and ((tagged and words <= 3) or thing):
-            found[lemma] = senses[:SENSES]
+            found[lemma] = senses
     return found
 
 
@@ -100,46 +100,40 @@ def relatives(names: list[str], folder: Path) -> set[str]:
     return {lemma for offset in around for lemma in synsets[offset].lemmas}
 
 
-def meaning(own: torch.Tensor, senses: list[torch.Tensor]) -> torch.Tensor:
-    """A word's target (256,): half its own embedding, half its senses' (each (texts, 256): other words and the gloss).
+def pull(targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Move unit-length `targets` (N, 256) towards the nearest of the `known` names (K, 256).
 
-    Senses count by how near they are to the word's own embedding; a "canine" is a tooth first, says WordNet.
+    The vision tower learns to tell the known names apart and nothing else, so a synonym that lies a little off its name
+    may lose to another class's name. A word that is far from all of them stays where it is.
     """
-    means = normalize(torch.stack([sense.mean(0) for sense in senses]), dim=-1)
-    shares = (means @ own / NEARNESS).softmax(0)
-    return normalize((1 - MEANING) * own + MEANING * normalize(shares @ means, dim=0), dim=0)
+    cosines = targets @ known.T
+    nearest = normalize((cosines / SHARPNESS).softmax(-1) @ known, dim=-1)
+    share = SHARE * ((cosines.amax(-1, keepdim=True) - FAR) / (CLOSE - FAR)).clamp(0, 1)
+    return normalize((1 - share) * targets + share * nearest, dim=-1)
 
 
 def build(data: Path, class_names: Path, wordnet_folder: Path, space: TextSpace) -> Corpus:
-    """All texts. A class name keeps the teacher's own embedding, which is what the vision tower is trained on.
-
-    Any other noun is moved half way to what WordNet says it means (the other words and the gloss of its senses):
-    sentence embeddings know few of the rarer synonyms as well as they know the words that explain them.
-    """
+    """All texts. The data sets' names and training synonyms keep the teacher's own embedding, which is what the vision
+    tower is trained on; other words and phrases are pulled towards the nearest names."""
     teacher = Teacher()
     classes = class_texts(data, class_names)
+    trained = {text for name in data_names(data) for text in texts_of(name)}
     lemmas, synsets = nouns(wordnet_folder), wordnet.read_synsets(wordnet_folder)
-    used = sorted({offset for senses in lemmas.values() for offset in senses})
-    words = list(dict.fromkeys([*lemmas, *(word for offset in used for word in synsets[offset].lemmas)]))
-    glosses = [synsets[offset].gloss for offset in used]
-    of_classes = space(teacher(classes))
-    with torch.autocast("cpu", torch.bfloat16):
-        parts = [space(teacher(texts).float()) for texts in (words, glosses, phrases(wordnet_folder), captions(data))]
-    of_words, of_glosses, of_phrases, of_captions = parts
-    word_row = {word: i for i, word in enumerate(words)}
-    gloss_row = {offset: i for i, offset in enumerate(used)}
     near = relatives(classes, wordnet_folder)
     fresh = sorted((lemma for lemma in lemmas if lemma not in set(classes)), key=lambda lemma: lemma not in near)
-    targets = []
-    for lemma in fresh:
-        senses = []
-        for offset in lemmas[lemma]:
-            others = [word_row[word] for word in synsets[offset].lemmas if word != lemma]
-            senses.append(torch.cat([of_words[others], of_glosses[gloss_row[offset]][None]]))
-        targets.append(meaning(of_words[word_row[lemma]], senses))
+    glosses = sorted({synsets[senses[0]].gloss for senses in lemmas.values()})
+    sentences = [*glosses, *captions(data)]
+    pairs = phrases(wordnet_folder)
+    known = space(teacher(data_names(data)))
+    of_classes = space(teacher(classes))
+    with torch.autocast("cpu", torch.bfloat16):
+        embeddings = [teacher(texts).float() for texts in (fresh, pairs, sentences)]
+    of_fresh, of_pairs, of_sentences = (space(rows) for rows in embeddings)
+    untrained = torch.tensor([text not in trained for text in classes])
+    of_classes[untrained] = pull(of_classes[untrained], known)
     return Corpus(
-        classes + fresh + glosses + phrases(wordnet_folder) + captions(data),
-        torch.cat([of_classes, torch.stack(targets), of_glosses, of_phrases, of_captions]),
+        classes + fresh + pairs + sentences,
+        torch.cat([of_classes, pull(of_fresh, known), pull(of_pairs, known), of_sentences]),
         len(classes),
         len(classes) + sum(lemma in near for lemma in fresh),
         len(classes) + len(fresh),

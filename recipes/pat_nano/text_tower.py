@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--class-names", type=Path, required=True, help="folder of the benchmarks' class name lists")
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is written")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--space-only", action="store_true", help="stop when the text space is written")
     args = parser.parse_args()

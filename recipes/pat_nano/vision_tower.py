@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from evaluate import MEAN, STD, measured_sets, score
 from export import save_clip
 from locality import make_local
+from measure import MEAN, STD, measured_sets, score
 from photos import Photos, cutmix, jitter
 from teacher import Teacher, TextSpace
 from torch import nn

@@ -10,7 +10,8 @@ from PIL import Image
 from torch.nn.functional import interpolate, normalize
 from transformers import CLIPModel
 
-from transformers_pat.data import FolderDataset, Sample
+from transformers_pat.data import FolderDataset
+from transformers_pat.metrics import SegmentationMetric
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
@@ -34,29 +35,17 @@ def to_pixels(image: Image.Image, short_side: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def confusion(clip: CLIPModel, sample: Sample, names: torch.Tensor, short_side: int) -> np.ndarray:
-    """(classes, classes) counts, rows = truth, of one photo; logits are resized to the mask."""
-    with torch.autocast("cpu", torch.bfloat16):
-        features = dense_features(clip, to_pixels(sample.image, short_side))
-    logits = torch.einsum("bdhw,cd->bchw", features.float(), names)
-    guess = interpolate(logits, sample.labels.shape, mode="bilinear").argmax(1)[0].numpy()
-    known = sample.labels < len(names)
-    pairs = sample.labels[known].astype(np.int64) * len(names) + guess[known]
-    return np.bincount(pairs, minlength=len(names) ** 2).reshape(len(names), -1)
-
-
-def mean_iou(counts: np.ndarray) -> float:
-    """Mean over the classes that occur in the masks."""
-    hit = np.diag(counts)
-    union = counts.sum(0) + counts.sum(1) - hit
-    present = counts.sum(1) > 0
-    return float((hit[present] / union[present]).mean())
-
-
 def score(clip: CLIPModel, data: FolderDataset, names: torch.Tensor, short_side: int, every: int = 1) -> float:
     """mIoU over every `every`-th photo of the split; `names` (classes, dim) are the class names' embeddings."""
-    total = sum(confusion(clip, data[i], names, short_side) for i in range(0, len(data), every))
-    return mean_iou(total)
+    metric = SegmentationMetric(len(names))
+    for index in range(0, len(data), every):
+        sample = data[index]
+        with torch.autocast("cpu", torch.bfloat16):
+            features = dense_features(clip, to_pixels(sample.image, short_side))
+        logits = torch.einsum("bdhw,cd->bchw", features.float(), names)
+        guess = interpolate(logits, sample.labels.shape, mode="bilinear").argmax(1)[0]
+        metric.update(guess, torch.from_numpy(sample.labels))
+    return metric.compute()["mean_iou"]
 
 
 def measured_sets(root: Path) -> dict[str, FolderDataset]:
