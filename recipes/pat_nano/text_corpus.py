@@ -103,7 +103,7 @@ def relatives(names: list[str], folder: Path) -> set[str]:
 def pull(targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Move unit-length `targets` (N, 256) towards the nearest of the `known` names (K, 256).
 
-    The vision tower learns to tell the known names apart and nothing else, so a synonym that lies a little off its name
+    The vision tower learns to tell the known names apart and nothing else: a synonym a little off its name
     may lose to another class's name. A word that is far from all of them stays where it is.
     """
     cosines = targets @ known.T
@@ -113,7 +113,7 @@ def pull(targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
 
 
 def build(data: Path, class_names: Path, wordnet_folder: Path, space: TextSpace) -> Corpus:
-    """All texts. The data sets' names and training synonyms keep the teacher's own embedding, which is what the vision
+    """All texts. The data sets' names and synonyms keep the teacher's own embedding, which is what the vision
     tower is trained on; other words and phrases are pulled towards the nearest names."""
     teacher = Teacher()
     classes = class_texts(data, class_names)

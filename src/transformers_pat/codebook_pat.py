@@ -42,7 +42,7 @@ class PatCodebook(nn.Module):
     """
 
     num_kmeans_steps = 10
-    # A code with less than this share of the tokens that each would get if all were used alike is replaced (our choice).
+    # A code is replaced below this share of the tokens that it would get if all were used alike (our choice).
     dead_below = 0.1
 
     def __init__(self, num_codes: int, dim: int, decay: float):
