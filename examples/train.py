@@ -151,7 +151,13 @@ def restore(accelerator: Accelerator, args: TrainConfig, scheduler) -> int:
     """Load the newest checkpoint if asked to; returns the step to go on with."""
     if not args.resume:
         return 0
-    accelerator.load_state()
+    checkpoints = Path(args.output_dir, "checkpoints").glob("checkpoint_*")
+    newest = max((int(path.name.removeprefix("checkpoint_")) for path in checkpoints), default=None)
+    if newest is None:
+        raise ValueError(f"--resume: no checkpoint in {args.output_dir}")
+    accelerator.load_state(str(Path(args.output_dir, "checkpoints", f"checkpoint_{newest}")))
+    # accelerate would number from 0 again, and prune the newest as if it were the oldest.
+    accelerator.project_configuration.iteration = newest + 1
     return scheduler.last_epoch
 
 

@@ -39,16 +39,18 @@ def test_train_resume_and_evaluate(clip_folder, data, tmp_path):
     model = {"hidden_size": 16, "codebook_sizes": [8, 8, 8], "codebook_dim": 4, "refiner_channels": 4}
     config.write_text(
         f"clip: {clip_folder}\ndata: {data}\nsets: {{toy: 1}}\nvalidation: {{toy: val}}\n"
-        f"model: {json.dumps(model)}\ncrop_size: 32\nbatch_size: 2\nmax_steps: 4\nwarmup_steps: 1\nsave_every: 2\n"
+        f"model: {json.dumps(model)}\ncrop_size: 32\nbatch_size: 2\nmax_steps: 4\nwarmup_steps: 1\nsave_every: 1\n"
         f"validate_every: 4\nworkers: 0\noutput_dir: {tmp_path / 'run'}\n"
     )
     trained = run("train.py", "--config", config)
     assert trained.returncode == 0, trained.stderr
     assert "mean_iou/toy" in trained.stdout + trained.stderr
-    again = run("train.py", "--config", config, "--resume", "--max_steps", 6)
+    again = run("train.py", "--config", config, "--resume", "--max_steps", 8)
     assert again.returncode == 0, again.stderr
+    # Old checkpoints are pruned, never the newest.
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"checkpoint_6", "checkpoint_7"}
     model = PatForSemanticSegmentation.from_pretrained(tmp_path / "run")
-    assert all(float(codebook.num_updates) == 6 for codebook in model.pat.codebooks)
+    assert all(float(codebook.num_updates) == 8 for codebook in model.pat.codebooks)
 
     output = tmp_path / "scores.json"
     evaluated = run("evaluate.py", "--data", f"{data / 'toy'}:val", "--model", tmp_path / "run", "--output", output)
