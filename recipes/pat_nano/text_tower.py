@@ -9,6 +9,7 @@ Writes WORK/text_space.pt (what the vision tower starts from), WORK/text_corpus.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -74,7 +75,8 @@ class Batches:
     """
 
     def __init__(self, corpus: Corpus, tokenizer: CLIPTokenizer, seed: int = 0):
-        self.corpus, self.tokenizer = corpus, tokenizer
+        # A copy: a tokenizer keeps the length it last cut texts to, and would be saved with it.
+        self.corpus, self.tokenizer = corpus, copy.deepcopy(tokenizer)
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
