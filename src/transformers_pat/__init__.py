@@ -15,7 +15,7 @@ from .registration import register
 if is_torchvision_available():
     from .image_processing_pat import PatImageProcessor
 else:
-    PatImageProcessor = PatImageProcessorPil
+    PatImageProcessor = PatImageProcessorPil  # type: ignore[assignment, misc]
 
 __version__ = version("transformers_pat")
 

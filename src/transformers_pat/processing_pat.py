@@ -104,7 +104,8 @@ class PatProcessor(ProcessorMixin):
     def _tokenize(self, text, templates: tuple[str, ...], text_kwargs: dict) -> dict:
         labels = check_labels(split_candidate_labels(text) if isinstance(text, str) else text)
         prompts, owners = build_prompts(labels, templates)
-        tokens = dict(self.tokenizer(prompts, **text_kwargs))
+        # Quiet: what is too long is refused below, by its label.
+        tokens = dict(self.tokenizer(prompts, verbose=False, **text_kwargs))
         if not text_kwargs.get("truncation"):
             self._check_lengths(tokens["attention_mask"], labels, owners)
         return {**tokens, "prompt_labels": owners}
