@@ -1,6 +1,5 @@
 """Segment a whole split and score it, one photo at a time."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +8,7 @@ from tqdm.auto import tqdm
 
 from .data import FolderDataset
 from .metrics import SegmentationMetric
-from .modeling_pat import PatSegmentationOutput
+from .outputs_pat import PatSegmentationOutput
 
 Source = Literal["pixels", "codes", "floor"]
 
@@ -41,7 +40,7 @@ def evaluate_folder(
     dataset = FolderDataset(folder, split)
     asked = [(words or {}).get(name, name) for name in dataset.names]
     text_embeds = model.get_text_embeds(asked, processor)
-    segment = segmenters()[source]
+    segment = SEGMENTERS[source]
     metric = SegmentationMetric(len(dataset.names))
     for sample in tqdm(dataset, desc=f"{Path(folder).name} {split}", disable=not progress):
         pixel_values = processor(images=[sample.image], return_tensors="pt").pixel_values.to(model.device)
@@ -49,11 +48,6 @@ def evaluate_folder(
         maps = processor.post_process_semantic_segmentation(outputs, target_sizes=[sample.labels.shape])
         metric.update(maps[0].cpu(), torch.from_numpy(sample.labels))
     return metric, dataset.names
-
-
-def segmenters() -> dict[str, Callable]:
-    """How each `source` turns an image into an output with logits."""
-    return {"pixels": from_pixels, "codes": from_codes, "floor": from_clip}
 
 
 def from_pixels(model, pixel_values: torch.Tensor, text_embeds: torch.Tensor):
@@ -71,3 +65,7 @@ def from_clip(model, pixel_values: torch.Tensor, text_embeds: torch.Tensor):
     """Training-free: similarities of CLIP's dense patch embeddings."""
     dense = model.pat.extract_features(pixel_values).dense_embeds
     return PatSegmentationOutput(logits=model.logit_scale.exp() * (dense @ text_embeds.T).permute(0, 3, 1, 2))
+
+
+# How each `source` turns an image into an output with logits.
+SEGMENTERS = {"pixels": from_pixels, "codes": from_codes, "floor": from_clip}
