@@ -1,6 +1,6 @@
 """Mean IoU of a checkpoint on folders of photos with masks.
 
-python examples/evaluate.py ../data/camvid:val ../data/msrc_v2:test --model CHECKPOINT
+python examples/evaluate.py --data ../data/camvid:val ../data/msrc_v2:test --model CHECKPOINT
     --synonyms tests/synonyms.json   ask with other words than the class names
     --source codes                   segment from the tokens alone; "floor" is CLIP without any training
 """
@@ -15,15 +15,15 @@ from rich.table import Table
 from transformers import HfArgumentParser
 
 from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
-from transformers_pat.evaluation import evaluate_folder
+from transformers_pat.evaluation import Source, evaluate_folder
 
 
 @dataclass
 class EvaluateConfig:
-    data: list[str] = field(metadata={"help": "FOLDER:SPLIT, one or more.", "aliases": ["-d"]})
+    data: list[str] = field(metadata={"help": "FOLDER:SPLIT, one or more."})
     model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint: a folder or a Hub name."})
     synonyms: str | None = field(default=None, metadata={"help": "JSON: data set -> class name -> word to ask with."})
-    source: str = field(default="pixels", metadata={"help": "pixels, codes or floor."})
+    source: Source = field(default="pixels", metadata={"help": "What to segment from."})
     shortest_edge: int | None = field(default=None, metadata={"help": "Resize to this short side instead."})
     output: str | None = field(default=None, metadata={"help": "JSON file for all figures."})
 

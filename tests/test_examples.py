@@ -68,3 +68,5 @@ def test_mistakes_end_in_one_line(data, tmp_path):
     wrong = run("evaluate.py", "--data", f"{data / 'toy'}:nosuch", "--model", tmp_path / "nothing")
     assert wrong.returncode == 1 and wrong.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in wrong.stderr
+    source = run("evaluate.py", "--data", f"{data / 'toy'}:val", "--source", "colours")
+    assert source.returncode == 2 and "invalid choice" in source.stderr and "Traceback" not in source.stderr

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from transformers_pat.modeling_pat import PatForSemanticSegmentation, PatModel
 from transformers_pat.processing_pat import PatProcessor
 
-from .conftest import NUM_WORDS, PATCH_SIZE, PROJECTION_DIM, random_images, train_steps
+from .conftest import NUM_WORDS, PATCH_SIZE, PROJECTION_DIM, make_clip, random_images, train_steps
 
 # 640×480, 481×333 and 1×2000 at a tenth, smaller than a patch, CLIP's own size, an odd number of patches.
 SIZES = [(64, 48), (48, 33), (1, 200), (5, 3), (32, 32), (24, 40)]
@@ -370,3 +370,9 @@ def test_vocabulary_is_saved(segmenter, processor, pixel_values, tmp_path):
     assert torch.equal(
         PatModel.from_pretrained(tmp_path).encode(pixel_values).codes[0], segmenter.pat.encode(pixel_values).codes[0]
     )
+
+
+def test_another_clip_brings_its_own_words(segmenter, processor):
+    before = segmenter.get_text_embeds(["cat"], processor)
+    segmenter.load_clip(make_clip(seed=1))
+    assert not torch.allclose(segmenter.get_text_embeds(["cat"], processor), before)

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
+from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
@@ -336,6 +336,10 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         self._text_cache: dict[tuple, torch.Tensor] = {}
         self.post_init()
         self.freeze_clip()
+
+    def load_clip(self, clip: CLIPModel) -> None:
+        super().load_clip(clip)
+        self._text_cache.clear()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.pat.get_input_embeddings()
