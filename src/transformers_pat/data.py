@@ -1,4 +1,4 @@
-"""A reader for segmentation data kept as plain folders.
+"""Segmentation data: what a sample is, and a reader for data sets kept as plain folders.
 
 The form, one folder per data set::
 
@@ -8,9 +8,9 @@ The form, one folder per data set::
     splits/SPLIT.txt                   one NAME per line
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,16 +19,115 @@ IGNORE_INDEX = 255
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
+class BadSampleError(ValueError):
+    """A photo or mask that can't be used; the message names the file. Training skips and counts these."""
+
+
 class Sample(NamedTuple):
     """One photo with its labels.
 
-    `image`: RGB `PIL.Image` of size (width, height). `labels`: int64 array of shape (height, width), an index into
-    `FolderDataset.names` or the ignore index where nothing is known. `file_name`: the photo's file name.
+    `image`: RGB `PIL.Image` of size (width, height). `labels`: int64 array of shape (height, width), an index into the
+    data set's `names` or its `ignore_index` where nothing is known; None if the data set has no masks.
+    `file_name`: the photo's file name.
     """
 
     image: Image.Image
-    labels: np.ndarray
+    labels: np.ndarray | None
     file_name: str
+
+
+class SegmentationDataset:
+    """
+    What training and evaluation need of a data set: `len()`, indexing, and these attributes.
+
+    `names`: the classes that `labels` index. `ignore_index`: the label of what counts nowhere. `prompts`: the words to
+    ask a model with, and `prompt_classes`: the class that each of them stands for; both follow `names` unless a
+    benchmark says otherwise (PAS-20b asks with 59 words and scores 21 classes).
+    """
+
+    names: list[str]
+    ignore_index: int = IGNORE_INDEX
+
+    @property
+    def prompts(self) -> list[str]:
+        return self.names
+
+    @property
+    def prompt_classes(self) -> list[int]:
+        return list(range(len(self.names)))
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample at `index`; [`BadSampleError`], naming the file, if it can't be read or does not fit."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+
+class LabelMapping:
+    """
+    Class ids of mask files to indices into `names`.
+
+    Args:
+        index_of: id -> index; an id that maps to `ignore_index` is known and not scored.
+        ignore_index: The label of what is not known; as an id it stands for itself.
+    """
+
+    def __init__(self, index_of: Mapping[int, int], ignore_index: int):
+        self.ignore_index = ignore_index
+        self._table = np.full(2**16, -1, dtype=np.int64)
+        self._table[ignore_index] = ignore_index
+        self._table[list(index_of)] = list(index_of.values())
+
+    def __call__(self, ids: np.ndarray, image: Image.Image, file_name: str) -> np.ndarray:
+        """
+        Args:
+            ids: (height, width) class ids, 8 or 16 bits.
+            image: The photo that they belong to.
+            file_name: For messages.
+
+        Returns:
+            (height, width) int64 labels.
+
+        Raises:
+            BadSampleError: If the ids are no map, of another size than the photo, or not all known.
+        """
+        if ids.ndim != 2 or ids.dtype.kind not in "uib":
+            raise BadSampleError(
+                f"mask of {file_name!r}: expected one channel of class ids, got {ids.dtype} {ids.shape}"
+            )
+        if ids.shape != image.size[::-1]:
+            raise BadSampleError(
+                f"mask of {file_name!r} is {ids.shape[1]}x{ids.shape[0]}, its photo {image.width}x{image.height}"
+            )
+        inside = np.clip(ids, 0, len(self._table) - 1)
+        labels = self._table[inside]
+        unknown = ids[(labels < 0) | (inside != ids)]
+        if unknown.size:
+            found = ", ".join(map(str, np.unique(unknown)[:10]))
+            raise BadSampleError(f"mask of {file_name!r} has class ids that the class list does not have: {found}")
+        return labels
+
+
+def read_photo(file: str | Path | IO[bytes], file_name: str) -> Image.Image:
+    """An RGB photo; [`BadSampleError`] if the file is none."""
+    try:
+        with Image.open(file) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadSampleError(f"photo {file_name!r} can't be read: {error}") from None
+
+
+def read_ids(file: str | Path | IO[bytes], file_name: str) -> np.ndarray:
+    """The pixels of a mask as they are in the file; [`BadSampleError`] if the file is no picture."""
+    try:
+        with Image.open(file) as opened:
+            return np.array(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadSampleError(f"mask of {file_name!r} can't be read: {error}") from None
 
 
 def read_classes(path: str | Path) -> dict[int, str]:
@@ -48,27 +147,55 @@ def read_classes(path: str | Path) -> dict[int, str]:
     return classes
 
 
-class FolderDataset:
-    """A split of a plain-folder segmentation data set: `len()`, indexing and iteration over `Sample`s.
+def index_classes(
+    classes: Mapping[int, str], ignore_index: int, ignore_background: bool = True
+) -> tuple[list[str], LabelMapping]:
+    """
+    Names in id order, and the mapping of ids to them; ids are renumbered where the list has gaps.
+
+    A class called "background" is left out of the names and its pixels are ignored, unless `ignore_background` is off.
+
+    Raises:
+        ValueError: If `ignore_index` is also a class.
+    """
+    if ignore_index in classes or ignore_index < len(classes):
+        raise ValueError(
+            f"{ignore_index} stands for 'not labelled', but the class list goes to {max(classes)}: set ignore_index "
+            "to 65535 and use that in the masks"
+        )
+    kept = [i for i in sorted(classes) if not (ignore_background and classes[i].lower() == "background")]
+    index_of = dict.fromkeys(classes, ignore_index) | {number: index for index, number in enumerate(kept)}
+    return [classes[number] for number in kept], LabelMapping(index_of, ignore_index)
+
+
+class FolderDataset(SegmentationDataset):
+    """A split of a plain-folder segmentation data set: `len()`, indexing and iteration over [`Sample`]s.
 
     Args:
         folder: the data set's folder, with `images/`, `masks/`, `classes.txt` and `splits/`.
         split: which `splits/SPLIT.txt` to read.
         ignore_index: the id of what is not labelled, in the files and in `labels`; 65535 where 255 is a class.
         ignore_background: leave a class called "background" out of `names`; its pixels are ignored.
+        strict: whether a photo or mask that the split names and nobody has is an error; otherwise it is left out and
+            named in the attribute `missing`.
 
     `names` holds the class names in id order and `labels` of every sample index into it (ids are renumbered when the
     class list has gaps or loses its background).
 
     Raises:
         ValueError: a missing folder, class list or split; a split that names a photo without file or mask (on
-            creation); a mask with an id beyond the class list or of another size than its photo (on reading).
+            creation).
     """
 
     def __init__(
-        self, folder: str | Path, split: str, ignore_background: bool = True, ignore_index: int = IGNORE_INDEX
+        self,
+        folder: str | Path,
+        split: str,
+        ignore_background: bool = True,
+        ignore_index: int = IGNORE_INDEX,
+        strict: bool = True,
     ):
-        self.folder, self.ignore_index = Path(folder), ignore_index
+        self.folder, self.split, self.ignore_index = Path(folder), split, ignore_index
         if not self.folder.is_dir():
             raise ValueError(f"no data folder {str(self.folder)!r}")
         for part in ("images", "masks", "splits"):
@@ -76,35 +203,35 @@ class FolderDataset:
                 raise ValueError(f"data folder {str(self.folder)!r} has no {part}/")
         if not (self.folder / "classes.txt").is_file():
             raise ValueError(f"data folder {str(self.folder)!r} has no classes.txt")
-        self.split = split
-        self.stems = self._read_split()
-        self._photos = {path.stem: path for path in (self.folder / "images").iterdir() if _is_photo(path)}
-        for stem in self.stems:
-            self._check_files(stem)
         classes = read_classes(self.folder / "classes.txt")
-        kept = [i for i in sorted(classes) if not (ignore_background and classes[i].lower() == "background")]
-        self.names = [classes[i] for i in kept]
-        self._known = set(classes)
-        self._lookup = np.full(2**16, self.ignore_index, dtype=np.int64)
-        self._lookup[kept] = np.arange(len(kept))
+        self.names, self._to_labels = index_classes(classes, ignore_index, ignore_background)
+        self._photos = {path.stem: path for path in (self.folder / "images").iterdir() if is_photo(path)}
+        stems = self._read_split()
+        problems = {stem: self._find_problem(stem) for stem in stems}
+        self.missing = [problem for problem in problems.values() if problem]
+        if self.missing and strict:
+            raise ValueError(self.missing[0])
+        self.stems = [stem for stem in stems if not problems[stem]]
+        if not self.stems:
+            raise ValueError(f"split {split!r} of {str(self.folder)!r} has no photo with a mask")
 
     def _read_split(self) -> list[str]:
         path = self.folder / "splits" / f"{self.split}.txt"
         if not path.is_file():
             found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
             raise ValueError(f"data folder {str(self.folder)!r} has no split {self.split!r} (found: {found})")
-        stems = path.read_text(encoding="utf-8").split("\n")
-        stems = [stem.strip() for stem in stems if stem.strip()]
+        stems = [stem.strip() for stem in path.read_text(encoding="utf-8").split("\n") if stem.strip()]
         if not stems:
             raise ValueError(f"split {self.split!r} of {str(self.folder)!r} is empty")
         return stems
 
-    def _check_files(self, stem: str) -> None:
+    def _find_problem(self, stem: str) -> str | None:
         if stem not in self._photos:
             images = str(self.folder / "images")
-            raise ValueError(f"split {self.split!r} names {stem!r}, but {images!r} has no such photo")
+            return f"split {self.split!r} names {stem!r}, but {images!r} has no such photo"
         if not self._mask_path(stem).is_file():
-            raise ValueError(f"photo {self._photos[stem].name!r} has no mask {str(self._mask_path(stem))!r}")
+            return f"photo {self._photos[stem].name!r} has no mask {str(self._mask_path(stem))!r}"
+        return None
 
     def _mask_path(self, stem: str) -> Path:
         return self.folder / "masks" / f"{stem}.png"
@@ -113,28 +240,36 @@ class FolderDataset:
         return len(self.stems)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample at `index`; `ValueError`, naming the file, when its mask does not fit."""
         stem = self.stems[index]
         photo = self._photos[stem]
-        with Image.open(photo) as opened:
-            image = opened.convert("RGB")
-        with Image.open(self._mask_path(stem)) as opened:
-            ids = np.array(opened)
-        if ids.ndim != 2 or ids.dtype.kind not in "ui":
-            raise ValueError(f"mask of {photo.name!r}: expected one channel of class ids, got {ids.dtype} {ids.shape}")
-        if ids.shape != image.size[::-1]:
-            raise ValueError(
-                f"mask of {photo.name!r} is {ids.shape[1]}x{ids.shape[0]}, its photo {image.width}x{image.height}"
-            )
-        present = np.flatnonzero(np.bincount(ids.ravel(), minlength=1))
-        unknown = set(present.tolist()) - self._known - {self.ignore_index}
-        if unknown:
-            raise ValueError(f"mask of {photo.name!r} has class ids {sorted(unknown)} that classes.txt does not list")
-        return Sample(image, self._lookup[ids], photo.name)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[index] for index in range(len(self)))
+        image = read_photo(photo, photo.name)
+        ids = read_ids(self._mask_path(stem), photo.name)
+        return Sample(image, self._to_labels(ids, image, photo.name), photo.name)
 
 
-def _is_photo(path: Path) -> bool:
+class PhotoFolder(SegmentationDataset):
+    """
+    Every photo in a folder and the folders below it, without masks, for training the tokenizer.
+
+    Raises:
+        ValueError: if there is no such folder or no photo in it.
+    """
+
+    def __init__(self, folder: str | Path):
+        if not Path(folder).is_dir():
+            raise ValueError(f"no folder {str(folder)!r}")
+        self.names = []
+        self.photos = sorted(path for path in Path(folder).rglob("*") if is_photo(path))
+        if not self.photos:
+            raise ValueError(f"no photo ({', '.join(PHOTO_SUFFIXES)}) in {str(folder)!r}")
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> Sample:
+        photo = self.photos[index]
+        return Sample(read_photo(photo, photo.name), None, photo.name)
+
+
+def is_photo(path: Path) -> bool:
     return path.suffix.lower() in PHOTO_SUFFIXES
