@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .data import IGNORE_INDEX, FolderDataset, PhotoFolder, SegmentationDataset
+from .hub_data import HubRows, HubStream, load_rows
 
 
 @dataclass(kw_only=True)
@@ -67,7 +68,9 @@ class DataSource:
             return FolderDataset(self.folder, self.split, ignore_index=self.ignore_index, strict=strict)
         if self.photos:
             return PhotoFolder(self.photos)
-        raise NotImplementedError(self.name)
+        rows = load_rows(self.dataset, self.split, self.streaming)
+        reader = HubStream if self.streaming else HubRows
+        return reader(rows, self.image_column, self.label_column, self.classes, self.ignore_index)
 
 
 def read_source(item: str | dict[str, Any]) -> DataSource:
