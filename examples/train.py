@@ -48,8 +48,13 @@ def option(text: str, **default):
 class TrainConfig:
     clip: str = option("CLIP checkpoint to build on: a folder or a Hub name.")
     output_dir: str = option("Where checkpoints, logs, samples and the final model go.")
-    train: list[str] = option("Data sets: FOLDER:SPLIT, or JSON with the fields of DataSource.", default_factory=list)
-    validation: list[str] = option("Data sets for the mean IoU during training, same form.", default_factory=list)
+    train: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Data sets: FOLDER:SPLIT, or JSON with the fields of transformers_pat.sources.DataSource."},
+    )
+    validation: list[str] = field(
+        default_factory=list, metadata={"help": "Data sets for the mean IoU during training, in the same form."}
+    )
     data: str | None = option("Folder in which the data sets' folders are looked for.", default=None)
     objective: Literal["segmentation", "tokenizer"] = option("tokenizer needs no masks.", default="segmentation")
     model: str = option('JSON: fields of PatConfig, {"hidden_size": 128}.', default="{}")
