@@ -1,134 +1,243 @@
-"""Train PAT on folders of photos with masks.
+"""Train PAT on any data with masks, or its tokenizer on any photos.
 
-CPU or one GPU:  python examples/train.py --config configs/nano_pat.yaml --data ../data --output_dir runs/nano
-Several GPUs:    accelerate launch examples/train.py --config configs/nano_pat.yaml ...
-Continue:        the same command with --resume
+CPU smoke run   python examples/train.py --config configs/nano_pat.yaml --max_steps 20
+1 GPU           accelerate launch examples/train.py --config configs/vitb16_coco_stuff.yaml
+8 GPUs          accelerate launch --multi_gpu --num_processes 8 examples/train.py --config ...
+2 nodes of 8    accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank 0
+                    --main_process_ip HOST --main_process_port 29500 examples/train.py --config ...   (rank 1 there)
+2 CPU processes torchrun --standalone --nproc_per_node 2 examples/train.py --config ...
+FSDP2, DeepSpeed  accelerate launch --config_file YOURS.yaml examples/train.py --config ...   (see docs/training.md)
+Own photos      ... --train ../data/mine:train --validation ../data/mine:val
+Tokenizer only  ... --objective tokenizer --train '{"photos": "../photos"}'
+Continue        the same command with --resume
 
-Every value of the config file is also a flag.
+Every value of the config file is also a flag; flags win.
 """
 
 import json
-import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
-import yaml
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import set_seed
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, get_cosine_schedule_with_warmup
+from transformers import get_scheduler
 
 from transformers_pat import PatForSemanticSegmentation, PatProcessor
+from transformers_pat.arguments import parse_arguments, run_script
 from transformers_pat.augmentation import TrainingView
-from transformers_pat.evaluation import evaluate_folder
-from transformers_pat.prompts_pat import PROMPT_TEMPLATES
-from transformers_pat.training_data import MixedBatches, VocabularySampler, read_synonyms
+from transformers_pat.evaluation import evaluate_dataset
+from transformers_pat.inference import reconstruct
+from transformers_pat.prompts_pat import resolve_templates
+from transformers_pat.sources import DataSource, read_source
+from transformers_pat.training_checkpoints import newest_checkpoint, read_info, save_checkpoint
+from transformers_pat.training_data import TrainingBatches, VocabularySampler, read_synonyms, renumber
+from transformers_pat.training_report import TrainingReport
+from transformers_pat.visualization import overlay, reconstruction_sheet
+
+
+def option(text: str, **default):
+    return field(metadata={"help": text}, **default)
 
 
 @dataclass
 class TrainConfig:
-    clip: str = field(metadata={"help": "CLIP checkpoint to build on: a folder or a Hub name."})
-    data: str = field(metadata={"help": "Folder that holds the data sets."})
-    output_dir: str = field(metadata={"help": "Where checkpoints, logs and the final model go."})
-    sets: str = field(default="{}", metadata={"help": 'JSON: data set folder under --data -> share, {"camvid": 1}.'})
-    validation: str = field(default="{}", metadata={"help": "JSON: data set -> split to validate on."})
-    model: str = field(default="{}", metadata={"help": 'JSON: fields of PatConfig, {"hidden_size": 128}.'})
-    synonyms: str | None = field(default=None, metadata={"help": "JSON file: class name -> other words for it."})
-    templates: str = field(default="simple", metadata={"help": "Prompt templates: none, simple, vild, imagenet."})
-    crop_size: int = 224
-    batch_size: int = 16
-    max_steps: int = 2000
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_steps: int = 100
-    max_grad_norm: float = 1.0
-    mixed_precision: str = field(default="no", metadata={"help": "no, bf16 or fp16."})
-    workers: int = 1
-    seed: int = 0
-    log_every: int = 10
-    save_every: int = 500
-    validate_every: int = 0
-    resume: bool = False
+    clip: str = option("CLIP checkpoint to build on: a folder or a Hub name.")
+    output_dir: str = option("Where checkpoints, logs, samples and the final model go.")
+    train: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Data sets: FOLDER:SPLIT, or JSON with the fields of transformers_pat.sources.DataSource."},
+    )
+    validation: list[str] = field(
+        default_factory=list, metadata={"help": "Data sets for the mean IoU during training, in the same form."}
+    )
+    data: str | None = option("Folder in which the data sets' folders are looked for.", default=None)
+    objective: Literal["segmentation", "tokenizer"] = option("tokenizer needs no masks.", default="segmentation")
+    model: str = option('JSON: fields of PatConfig, {"hidden_size": 128}.', default="{}")
+    synonyms: str | None = option("JSON file: class name -> other words for it.", default=None)
+    templates: str = option("Prompt templates: none, simple, vild, imagenet.", default="simple")
+    strict: bool = option("Stop at a photo or mask that can't be used, instead of skipping it.", default=False)
+
+    crop_size: int = option("Side of the square training crops, pixels.", default=224)
+    batch_size: int = option("Images per process and forward.", default=16)
+    gradient_accumulation_steps: int = option("Forwards per optimizer step, each from one data set.", default=1)
+    max_steps: int = option("Optimizer steps.", default=2000)
+    learning_rate: float = option("Highest learning rate.", default=1e-3)
+    schedule: Literal["cosine", "polynomial"] = option("Decay after warm-up; polynomial: power 0.9.", default="cosine")
+    warmup_steps: int = option("Steps over which the learning rate rises.", default=100)
+    weight_decay: float = option("Of matrices; vectors are not decayed.", default=0.05)
+    max_grad_norm: float = option("Gradients are clipped to this norm.", default=1.0)
+    ema_decay: float = option("Average the trained weights with this decay; 0: don't.", default=0.0)
+    lora_rank: int = option("Rank of LoRA on the query and value of CLIP's vision attention; 0: none.", default=0)
+    mixed_precision: Literal["no", "bf16", "fp16"] = option("Precision of the forward.", default="no")
+    gradient_checkpointing: bool = option("Trade time for memory.", default=False)
+    workers: int = option("Processes that load data, per training process.", default=1)
+    seed: int = option("Seed of everything.", default=0)
+
+    log_every: int = option("Steps between two lines of the log.", default=10)
+    save_every: int = option("Steps between two checkpoints; 0: none.", default=500)
+    validate_every: int = option("Steps between two validations; 0: none.", default=0)
+    samples: int = option("Photos of each validation set to make pictures of.", default=2)
+    tracker: str = option("Any of accelerate's trackers: tensorboard, wandb, ...", default="tensorboard")
+    resume: bool = option("Go on from the newest checkpoint in output_dir, if there is one.", default=False)
+    push_to_hub: str | None = option("Hub repository for the trained model.", default=None)
 
 
 def main() -> None:
-    args = parse_arguments()
-    project = ProjectConfiguration(args.output_dir, automatic_checkpoint_naming=True, total_limit=2)
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, log_with="tensorboard", project_config=project)
-    accelerator.init_trackers("pat")
+    args = parse_arguments(TrainConfig, __doc__)
+    accelerator = make_accelerator(args)
     set_seed(args.seed)
     processor = PatProcessor.from_clip_pretrained(args.clip)
     model = PatForSemanticSegmentation.from_clip_pretrained(args.clip, **json.loads(args.model))
-    accelerator.print(f"{model.num_trainable_parameters / 1e6:.2f} M trained parameters")
-    optimizer = make_optimizer(model, args)
-    # Not prepared: accelerate would step it once per process.
-    scheduler = get_cosine_schedule_with_warmup(optimizer, args.warmup_steps, args.max_steps)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.register_for_checkpointing(scheduler)
-    first_step = restore(accelerator, args, scheduler)
-    batches = iter(make_loader(processor, args, first_step, accelerator.process_index))
-    progress = tqdm(range(first_step, args.max_steps), disable=not accelerator.is_main_process)
+    batches = make_batches(args, processor, accelerator)
+    vocabulary = make_vocabulary(args, model, processor, batches)
+    # The tokenizer is a part of the segmenter, which learns nothing of its own without masks.
+    learner = model if args.objective == "segmentation" else model.pat
+    if args.gradient_checkpointing:
+        learner.gradient_checkpointing_enable()
+    accelerator.print(f"{learner.num_trainable_parameters / 1e6:.2f} M trained parameters")
+    optimizer = make_optimizer(args, learner)
+    scheduler = make_scheduler(args, optimizer)  # not prepared: accelerate would step it once per process
+    average = make_average(args, learner, accelerator)
+    learner, optimizer = accelerator.prepare(learner, optimizer)
+    accelerator.register_for_checkpointing(scheduler, *([average] if average else []))
+    first_step = restore(args, accelerator)
+    loader = iter(make_loader(args, batches, first_step))
+    progress = tqdm(total=args.max_steps, initial=first_step, disable=not accelerator.is_main_process)
+    report = TrainingReport(accelerator, progress, args.log_every, images_per_step(args, accelerator))
 
-    model.train()
-    for step in progress:
-        batch = next(batches)
-        text_embeds = accelerator.unwrap_model(model).get_text_embeds(
-            batch["words"], processor, templates=[batch["template"]]
-        )
-        outputs = model(
-            pixel_values=batch["pixel_values"].to(accelerator.device),
-            labels=batch["labels"].to(accelerator.device),
-            text_embeds=text_embeds,
-        )
-        accelerator.backward(outputs.loss)
-        accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        optimizer.step()
+    learner.train()
+    for step in range(first_step + 1, args.max_steps + 1):
+        for _ in range(args.gradient_accumulation_steps):
+            batch = next(loader)
+            report.skip(batch["skipped"])
+            with accelerator.accumulate(learner):
+                outputs = learner(**make_inputs(batch, accelerator, model, processor, vocabulary))
+                accelerator.backward(outputs.loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(learner.parameters(), args.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+            report.add(outputs)
         scheduler.step()
-        optimizer.zero_grad()
-        if step % args.log_every == 0:
-            report(accelerator, progress, outputs, scheduler, step)
-        if args.save_every and (step + 1) % args.save_every == 0:
-            accelerator.save_state()
-        if args.validate_every and (step + 1) % args.validate_every == 0:
-            validate(accelerator, model, processor, args, step + 1)
+        if average:
+            average.update_parameters(accelerator.unwrap_model(learner))
+        report.step(step, scheduler.get_last_lr()[0])
+        if args.validate_every and step % args.validate_every == 0:
+            validate(
+                args, accelerator, average.module if average else accelerator.unwrap_model(learner), processor, step
+            )
+        if args.save_every and step % args.save_every == 0:
+            info = {"images_per_step": images_per_step(args, accelerator)}
+            save_checkpoint(accelerator, checkpoint_folder(args), step, info)
+        progress.update()
 
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(args.output_dir)
-        processor.save_pretrained(args.output_dir)
-        print(f"Saved to {args.output_dir}")
-    del model, optimizer, scheduler
+    report.close()
+    finish(args, accelerator, learner, average, processor)
+    del learner, optimizer, scheduler
     accelerator.free_memory()
     accelerator.end_training()
 
 
-def parse_arguments() -> TrainConfig:
-    """Flags over the config file over the defaults."""
-    parser = HfArgumentParser(TrainConfig, description=__doc__, allow_abbrev=False)
-    argv = sys.argv[1:]
-    if "--config" in argv:
-        position = argv.index("--config")
-        path = argv[position + 1] if position + 1 < len(argv) else ""
-        if not Path(path).is_file():
-            parser.error(f"--config: no file {path!r}")
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        argv = [*config_to_flags(values), *argv[:position], *argv[position + 2 :]]
-    return parser.parse_args_into_dataclasses(argv)[0]
+def make_accelerator(args: TrainConfig) -> Accelerator:
+    """Accelerate's own configuration, with what the arguments say and a tracker in output_dir."""
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=args.tracker,
+        project_dir=args.output_dir,
+    )
+    if accelerator.state.deepspeed_plugin:  # it can't read the batch size off a loader that it does not prepare
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = args.batch_size
+    plain = {name: value for name, value in asdict(args).items() if isinstance(value, (int, float, str))}
+    accelerator.init_trackers("pat", config=plain)
+    return accelerator
 
 
-def config_to_flags(values: dict) -> list[str]:
-    """A config file's values as flags, so that real flags, which come later, win."""
-    flags = []
-    for name, value in values.items():
-        flags += [f"--{name}", json.dumps(value) if isinstance(value, (dict, list)) else str(value)]
-    return flags
+def images_per_step(args: TrainConfig, accelerator: Accelerator) -> int:
+    return args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
 
 
-def make_optimizer(model: PatForSemanticSegmentation, args: TrainConfig) -> torch.optim.Optimizer:
+def checkpoint_folder(args: TrainConfig) -> Path:
+    return Path(args.output_dir, "checkpoints")
+
+
+def read_sources(args: TrainConfig, items: list[str]) -> list[DataSource]:
+    """Data sets by their descriptions, plain folders looked for in --data."""
+    sources = [read_source(item) for item in items]
+    for source in sources:
+        if source.folder and args.data:
+            source.folder = str(Path(args.data, source.folder))
+    return sources
+
+
+def make_batches(args: TrainConfig, processor: PatProcessor, accelerator: Accelerator) -> TrainingBatches:
+    """All batches of the run, this process's part of each."""
+    if not args.train:
+        raise ValueError("--train: name at least one data set, such as ../data/mine:train")
+    sources = read_sources(args, args.train)
+    opened = [(source.open(args.strict), source.weight) for source in sources]
+    for source, (dataset, _) in zip(sources, opened, strict=True):
+        if args.objective == "segmentation" and not dataset.names:
+            raise ValueError(f"{source.name} has no masks: train with --objective tokenizer, or leave it out")
+        for problem in getattr(dataset, "missing", []):
+            accelerator.print(f"skipped: {problem}")
+    return TrainingBatches(
+        opened,
+        TrainingView(args.crop_size, processor.image_processor.image_mean, processor.image_processor.image_std),
+        args.batch_size,
+        args.max_steps * args.gradient_accumulation_steps,
+        args.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+        args.strict,
+    )
+
+
+def make_loader(args: TrainConfig, batches: TrainingBatches, first_step: int) -> DataLoader:
+    order = range(first_step * args.gradient_accumulation_steps, len(batches))
+    return DataLoader(batches, batch_size=None, sampler=order, num_workers=args.workers)
+
+
+def make_vocabulary(
+    args: TrainConfig, model: PatForSemanticSegmentation, processor: PatProcessor, batches: TrainingBatches
+) -> VocabularySampler | None:
+    """The sampler of words; the model keeps the embeddings of all of them, so that its text tower runs only here."""
+    if args.objective == "tokenizer":
+        return None
+    templates = resolve_templates(args.templates)
+    vocabulary = VocabularySampler(read_synonyms(args.synonyms), templates, args.seed)
+    words = {word for dataset in batches.datasets for word in vocabulary.all_words(dataset.names)}
+    for template in tqdm(templates, desc="embedding words", leave=False):
+        model.get_text_embeds(sorted(words), processor, templates=[template])
+    return vocabulary
+
+
+def make_inputs(
+    batch: dict,
+    accelerator: Accelerator,
+    model: PatForSemanticSegmentation,
+    processor: PatProcessor,
+    vocabulary: VocabularySampler | None,
+) -> dict[str, torch.Tensor]:
+    """A batch on its device, with words for the classes that any process has in it."""
+    inputs = {name: batch[name].to(accelerator.device) for name in ("pixel_values", "noise")}
+    if vocabulary is None:
+        return inputs
+    present = accelerator.reduce(batch["present"].to(accelerator.device), "sum").cpu()
+    words, classes, template = vocabulary(batch["names"], present, batch["number"])
+    labels = renumber(batch["labels"], classes, len(batch["names"]), model.config.semantic_loss_ignore_index)
+    text_embeds = model.get_text_embeds(words, processor, templates=[template])
+    return {**inputs, "labels": labels.to(accelerator.device), "text_embeds": text_embeds}
+
+
+def make_optimizer(args: TrainConfig, learner: torch.nn.Module) -> torch.optim.Optimizer:
     """AdamW; vectors (norms, biases, the gate) are not decayed."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": args.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -136,58 +245,84 @@ def make_optimizer(model: PatForSemanticSegmentation, args: TrainConfig) -> torc
     return torch.optim.AdamW(groups, lr=args.learning_rate)
 
 
-def make_loader(processor: PatProcessor, args: TrainConfig, first_step: int, process_index: int) -> DataLoader:
-    """Whole batches, mixed over the data sets; every process draws its own."""
-    view = TrainingView(args.crop_size, processor.image_processor.image_mean, processor.image_processor.image_std)
-    vocabulary = VocabularySampler(read_synonyms(args.synonyms), PROMPT_TEMPLATES[args.templates])
-    folders = {str(Path(args.data) / name): share for name, share in json.loads(args.sets).items()}
-    batches = MixedBatches(
-        folders, view, vocabulary, args.batch_size, seed=args.seed + 1000 * process_index, first_step=first_step
-    )
-    return DataLoader(batches, batch_size=None, num_workers=args.workers)
+def make_scheduler(args: TrainConfig, optimizer: torch.optim.Optimizer):
+    own = {"power": 0.9, "lr_end": 0.0} if args.schedule == "polynomial" else {}
+    return get_scheduler(args.schedule, optimizer, args.warmup_steps, args.max_steps, scheduler_specific_kwargs=own)
 
 
-def restore(accelerator: Accelerator, args: TrainConfig, scheduler) -> int:
-    """Load the newest checkpoint if asked to; returns the step to go on with."""
-    if not args.resume:
-        return 0
-    checkpoints = Path(args.output_dir, "checkpoints").glob("checkpoint_*")
-    newest = max((int(path.name.removeprefix("checkpoint_")) for path in checkpoints), default=None)
+def make_average(args: TrainConfig, learner: torch.nn.Module, accelerator: Accelerator) -> AveragedModel | None:
+    if not args.ema_decay:
+        return None
+    return AveragedModel(learner, accelerator.device, get_ema_multi_avg_fn(args.ema_decay))
+
+
+def restore(args: TrainConfig, accelerator: Accelerator) -> int:
+    """Load the newest checkpoint if asked to; returns the number of steps done."""
+    newest = newest_checkpoint(checkpoint_folder(args))
     if newest is None:
-        raise ValueError(f"--resume: no checkpoint in {args.output_dir}")
-    accelerator.load_state(str(Path(args.output_dir, "checkpoints", f"checkpoint_{newest}")))
-    # accelerate would number from 0 again, and prune the newest as if it were the oldest.
-    accelerator.project_configuration.iteration = newest + 1
-    return scheduler.last_epoch
+        return 0
+    if not args.resume:
+        raise ValueError(f"{newest} is of an earlier run: add --resume to go on, or choose another --output_dir")
+    info = read_info(newest)
+    if info["images_per_step"] != images_per_step(args, accelerator):
+        raise ValueError(
+            f"{newest} was made with {info['images_per_step']} images a step, this run has "
+            f"{images_per_step(args, accelerator)}: change batch_size or gradient_accumulation_steps"
+        )
+    accelerator.load_state(str(newest))
+    return info["step"]
 
 
-def report(accelerator: Accelerator, progress: tqdm, outputs, scheduler, step: int) -> None:
-    """Losses, code usage and perplexity, to the progress bar and the tracker."""
-    values = {name: float(outputs[name]) for name in outputs if name.endswith("loss")}
-    for level, (usage, perplexity) in enumerate(zip(outputs.codebook_usage, outputs.codebook_perplexity, strict=True)):
-        values[f"codebook_usage_{level}"] = float(usage)
-        values[f"codebook_perplexity_{level}"] = float(perplexity)
-    progress.set_postfix({name.removesuffix("_loss"): f"{value:.3g}" for name, value in values.items()})
-    accelerator.log({**values, "learning_rate": scheduler.get_last_lr()[0]}, step=step)
+def validate(args: TrainConfig, accelerator: Accelerator, evaluated, processor: PatProcessor, step: int) -> None:
+    """Mean IoU of every validation set, and pictures of its first photos."""
+    was_training = evaluated.training
+    evaluated.eval()
+    for source in read_sources(args, args.validation):
+        dataset = source.open()
+        if accelerator.is_main_process:
+            save_samples(args, evaluated, processor, source.name, dataset, step)
+        if args.objective == "segmentation":
+            result = evaluate_dataset(evaluated, processor, dataset, accelerator=accelerator, progress=False)
+            score = result.metric.compute()["mean_iou"]
+            accelerator.log({f"mean_iou/{source.name}": score}, step=step)
+            accelerator.print(f"step {step}: mean IoU {score:.3f} on {source.name}")
+    evaluated.train(was_training)
 
 
-def validate(accelerator: Accelerator, model, processor: PatProcessor, args: TrainConfig, step: int) -> None:
-    """Mean IoU on every validation set, by the main process."""
+@torch.no_grad()
+def save_samples(args: TrainConfig, evaluated, processor: PatProcessor, name: str, dataset, step: int) -> None:
+    """Pictures of a validation set's first photos: what the tokens keep, and the label map over the photo."""
+    folder = Path(args.output_dir, "samples", f"step_{step:07d}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(min(args.samples, len(dataset))):
+        sample = dataset[index]
+        stem = f"{name.replace(' ', '_')}_{index}"
+        pat = evaluated.pat if args.objective == "segmentation" else evaluated
+        original, levels = reconstruct(pat, processor, sample.image)
+        reconstruction_sheet(original, [level.image for level in levels]).save(folder / f"{stem}_levels.png")
+        if args.objective == "segmentation":
+            inputs = processor(images=[sample.image], return_tensors="pt").to(evaluated.device)
+            outputs = evaluated(**inputs, text_embeds=evaluated.get_text_embeds(dataset.prompts, processor))
+            size = sample.image.size[::-1]
+            (label_map,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])
+            overlay(sample.image, label_map.cpu(), dataset.prompts).save(folder / f"{stem}_labels.png")
+
+
+def finish(args: TrainConfig, accelerator: Accelerator, learner, average, processor: PatProcessor) -> None:
+    """Save the trained model, averaged if asked for, and share it."""
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        plain = accelerator.unwrap_model(model).eval()
-        scores = {}
-        for name, split in json.loads(args.validation).items():
-            metric, _ = evaluate_folder(plain, processor, Path(args.data) / name, split, progress=False)
-            scores[f"mean_iou/{name}"] = metric.compute()["mean_iou"]
-        accelerator.log(scores, step=step)
-        tqdm.write(f"step {step}: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()))
-    model.train()
-    accelerator.wait_for_everyone()
+    state_dict = average.module.state_dict() if average else accelerator.get_state_dict(learner)
+    if not accelerator.is_main_process:
+        return
+    model = accelerator.unwrap_model(learner)
+    model.save_pretrained(args.output_dir, state_dict=state_dict)
+    processor.save_pretrained(args.output_dir)
+    print(f"Saved to {args.output_dir}")
+    if args.push_to_hub:
+        model.load_state_dict(state_dict)
+        model.push_to_hub(args.push_to_hub)
+        processor.push_to_hub(args.push_to_hub)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {str(error).splitlines()[0]}")
+    run_script(main)

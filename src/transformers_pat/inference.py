@@ -118,27 +118,35 @@ class Reconstructor:
     def __init__(self, checkpoint: str):
         self.model, self.processor = load_checkpoint(PatModel, checkpoint)
 
-    @torch.inference_mode()
     def __call__(self, photo: Image.Image) -> tuple[Image.Image, list[Reconstruction]]:
         """The photo at the model's size, and its reconstruction from 1, 2, ... levels."""
-        pixel_values = self.processor(images=[photo], return_tensors="pt")["pixel_values"].to(self.model.device)
-        height, width = pixel_values.shape[-2:]
-        original = self._to_image(pixel_values)
-        codes = self.model.encode(pixel_values).codes
-        bits, results = 0.0, []
-        for num_levels in range(1, len(codes) + 1):
-            bits += codes[num_levels - 1].numel() * math.log2(self.model.config.codebook_sizes[num_levels - 1])
-            pixels = self.model.decode(codes, num_levels=num_levels, output_size=(height, width))
-            image = self._to_image(pixels)
-            results.append(Reconstruction(num_levels, image, psnr(original, image), bits / (height * width)))
-        return original, results
+        return reconstruct(self.model, self.processor, photo)
 
-    def _to_image(self, pixel_values: torch.Tensor) -> Image.Image:
-        """Undo the processor's normalisation: (1, 3, H, W) to a picture."""
-        image_processor = self.processor.image_processor
-        mean, std = (torch.tensor(values) for values in (image_processor.image_mean, image_processor.image_std))
-        pixels = pixel_values[0].float().cpu().permute(1, 2, 0) * std + mean
-        return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().numpy())
+
+@torch.inference_mode()
+def reconstruct(
+    model: PatModel, processor: PatProcessor, photo: Image.Image
+) -> tuple[Image.Image, list[Reconstruction]]:
+    """The photo at the model's size, and its reconstruction from 1, 2, ... levels."""
+    pixel_values = processor(images=[photo], return_tensors="pt")["pixel_values"].to(model.device)
+    height, width = pixel_values.shape[-2:]
+    original = to_image(pixel_values[0], processor)
+    codes = model.encode(pixel_values).codes
+    bits, results = 0.0, []
+    for num_levels in range(1, len(codes) + 1):
+        bits += codes[num_levels - 1].numel() * math.log2(model.config.codebook_sizes[num_levels - 1])
+        pixels = model.decode(codes, num_levels=num_levels, output_size=(height, width))
+        image = to_image(pixels[0], processor)
+        results.append(Reconstruction(num_levels, image, psnr(original, image), bits / (height * width)))
+    return original, results
+
+
+def to_image(pixel_values: torch.Tensor, processor: PatProcessor) -> Image.Image:
+    """Undo the processor's normalisation: (3, H, W) to a picture."""
+    image_processor = processor.image_processor
+    mean, std = (torch.tensor(values) for values in (image_processor.image_mean, image_processor.image_std))
+    pixels = pixel_values.float().cpu().permute(1, 2, 0) * std + mean
+    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().numpy())
 
 
 def load_checkpoint(model_class, checkpoint: str):

@@ -125,15 +125,19 @@ class PatModel(PatPreTrainedModel):
         self.vision_model.embeddings.patch_embedding = value
 
     @can_return_tuple
-    def forward(self, pixel_values: torch.FloatTensor, **kwargs) -> PatModelOutput:
+    def forward(
+        self, pixel_values: torch.FloatTensor, noise: torch.FloatTensor | None = None, **kwargs
+    ) -> PatModelOutput:
         """
         Tokenise, decode, and compare: the whole training objective of the tokenizer.
 
         Args:
             pixel_values: (batch, 3, H, W), normalised as CLIP expects; any H and W.
+            noise: (batch,) numbers from 0 to 1 that choose, in training, which levels the decoder sees of each image;
+                random by default. Mainly used for testing and for exact resumption.
         """
         features = self.extract_features(pixel_values, with_image_embeds=True)
-        return self.reconstruct(pixel_values, features, self.tokenize(features))
+        return self.reconstruct(pixel_values, features, self.tokenize(features), noise)
 
     def extract_features(self, pixel_values: torch.Tensor, with_image_embeds: bool = False) -> ClipFeatures:
         """
@@ -208,9 +212,13 @@ class PatModel(PatPreTrainedModel):
         """CLIP's image embedding decoded from codes: unit length, (batch, projection_dim)."""
         return self._to_image_embeds(self.decoder(*self._look_up(codes, num_levels)))
 
-    def reconstruct(self, pixel_values: torch.Tensor, features: ClipFeatures, tokens: Tokens) -> PatModelOutput:
+    def reconstruct(
+        self, pixel_values: torch.Tensor, features: ClipFeatures, tokens: Tokens, noise: torch.Tensor | None = None
+    ) -> PatModelOutput:
         """Decode tokens with gradient and compare with the pixels and with CLIP's embeddings (features)."""
-        decoded = self.decoder(tokens.quantized, self._sample_levels(pixel_values))
+        if noise is None:
+            noise = torch.rand(len(pixel_values), device=pixel_values.device)
+        decoded = self.decoder(tokens.quantized, self._choose_levels(noise))
         reconstruction = self._to_pixels(decoded)[..., : pixel_values.shape[-2], : pixel_values.shape[-1]]
         patch_embeds, image_embeds = self._to_patch_embeds(decoded), self._to_image_embeds(decoded)
         reconstruction_loss = F.mse_loss(reconstruction.float(), pixel_values.float())
@@ -233,14 +241,13 @@ class PatModel(PatPreTrainedModel):
             codebook_perplexity=perplexity,
         )
 
-    def _sample_levels(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
-        """In training, hide the finest levels of some images, so that any prefix of levels decodes."""
-        if not self.training or self.config.num_levels == 1:
+    def _choose_levels(self, noise: torch.Tensor) -> torch.Tensor | None:
+        """Hide the finest levels of images whose `noise` is small, so that any prefix of levels decodes."""
+        num_levels, dropout = self.config.num_levels, self.config.level_dropout
+        if not self.training or num_levels == 1 or dropout == 0:
             return None
-        batch_size, num_levels = len(pixel_values), self.config.num_levels
-        kept = torch.randint(1, num_levels, (batch_size, 1), device=pixel_values.device)
-        whole = torch.rand(batch_size, 1, device=pixel_values.device) >= self.config.level_dropout
-        return (torch.arange(num_levels, device=pixel_values.device) < kept) | whole
+        kept = torch.where(noise < dropout, 1 + (noise / dropout * (num_levels - 1)).long(), num_levels)
+        return torch.arange(num_levels, device=noise.device) < kept[:, None]
 
     def _look_up(
         self,
@@ -357,6 +364,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         text_embeds: torch.Tensor | None = None,
         pixel_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        noise: torch.FloatTensor | None = None,
         **kwargs,
     ) -> PatSegmentationOutput:
         """
@@ -369,6 +377,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
             text_embeds: (num_labels, projection_dim), see [`get_text_embeds`].
             pixel_mask: (batch, H, W), 1 where the image is, for images of different sizes padded at right and bottom.
             labels: (batch, H, W) int64 label ids, `config.semantic_loss_ignore_index` is skipped.
+            noise: (batch,), see [`PatModel.forward`].
 
         Raises:
             ValueError: If no words are given, or shapes or label ids do not fit.
@@ -377,13 +386,13 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         if labels is not None:
             self._check_labels(labels, pixel_values, len(text_embeds))
         if pixel_mask is not None and not bool(pixel_mask.all()):
-            return self._forward_mixed_sizes(pixel_values, pixel_mask, text_embeds, labels)
+            return self._forward_mixed_sizes(pixel_values, pixel_mask, text_embeds, labels, noise)
         features = self.pat.extract_features(pixel_values, with_image_embeds=labels is not None)
         tokens = self.pat.tokenize(features) if self._needs_tokens(labels) else None
         logits = self._segment(features.dense_embeds, tokens, text_embeds, pixel_values.shape[-2:])
         if labels is None:
             return PatSegmentationOutput(logits=logits, codes=tokens.codes if tokens else None)
-        reconstructed = self.pat.reconstruct(pixel_values, features, tokens)
+        reconstructed = self.pat.reconstruct(pixel_values, features, tokens, noise)
         segmentation_loss = self._segmentation_loss(logits, labels)
         return PatSegmentationOutput(
             loss=self.config.segmentation_loss_weight * segmentation_loss + reconstructed.loss,
@@ -588,6 +597,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         pixel_mask: torch.Tensor,
         text_embeds: torch.Tensor,
         labels: torch.Tensor | None,
+        noise: torch.Tensor | None,
     ) -> PatSegmentationOutput:
         """Run images of equal size together, each group without padding, so that nothing leaks between images."""
         if self.training and labels is not None and dist.is_available() and dist.is_initialized():
@@ -602,6 +612,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
                 pixel_values[members, :, :height, :width],
                 text_embeds=text_embeds,
                 labels=None if labels is None else labels[members, :height, :width],
+                noise=None if noise is None else noise[members],
             )
             outputs.update({index: (output, row) for row, index in enumerate(members)})
             shares[size] = (output, len(members) / len(sizes))

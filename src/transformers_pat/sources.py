@@ -5,7 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .benchmarks import open_benchmark
 from .data import IGNORE_INDEX, FolderDataset, PhotoFolder, SegmentationDataset
+from .hub_data import HubRows, HubStream, load_rows
 
 
 @dataclass(kw_only=True)
@@ -58,7 +60,7 @@ class DataSource:
 
     def open(self, strict: bool = True) -> SegmentationDataset:
         """
-        The data set; with `strict`, files that a plain folder's split names and nobody has are an error.
+        The data set; with `strict`, files of a plain folder's or a benchmark's split that are not there are an error.
 
         Raises:
             ValueError: If it is not there or not complete.
@@ -67,7 +69,13 @@ class DataSource:
             return FolderDataset(self.folder, self.split, ignore_index=self.ignore_index, strict=strict)
         if self.photos:
             return PhotoFolder(self.photos)
-        raise NotImplementedError(self.name)
+        if self.benchmark:
+            if not self.root:
+                raise ValueError(f"benchmark {self.benchmark!r} needs root, the folder of its download")
+            return open_benchmark(self.benchmark, self.root, self.split, strict)
+        rows = load_rows(self.dataset, self.split, self.streaming)
+        reader = HubStream if self.streaming else HubRows
+        return reader(rows, self.image_column, self.label_column, self.classes, self.ignore_index)
 
 
 def read_source(item: str | dict[str, Any]) -> DataSource:
