@@ -69,4 +69,6 @@ class StreamingMeanIoU(evaluate.Metric):
 
 
 def _to_tensor(label_map: Any) -> torch.Tensor:
-    return label_map if isinstance(label_map, torch.Tensor) else torch.from_numpy(np.array(label_map))
+    return (
+        label_map if isinstance(label_map, torch.Tensor) else torch.from_numpy(np.require(label_map, requirements="W"))
+    )
