@@ -146,6 +146,8 @@ def main() -> None:
 def make_accelerator(args: TrainConfig) -> Accelerator:
     """Accelerate's own configuration, with what the arguments say and a tracker in output_dir."""
     accelerator = Accelerator(
+        # Otherwise accelerate takes the processes that torchrun starts without a GPU for one run each.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=args.tracker,
@@ -253,7 +255,7 @@ def make_scheduler(args: TrainConfig, optimizer: torch.optim.Optimizer):
 def make_average(args: TrainConfig, learner: torch.nn.Module, accelerator: Accelerator) -> AveragedModel | None:
     if not args.ema_decay:
         return None
-    return AveragedModel(learner, accelerator.device, get_ema_multi_avg_fn(args.ema_decay))
+    return AveragedModel(learner, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay))
 
 
 def restore(args: TrainConfig, accelerator: Accelerator) -> int:

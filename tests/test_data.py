@@ -1,13 +1,10 @@
-"""Plain-folder data sets, and the batches that training draws."""
+"""Plain-folder data sets."""
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from transformers_pat.augmentation import TrainingView
 from transformers_pat.data import FolderDataset
-from transformers_pat.training_data import MixedBatches, VocabularySampler
 
 
 def write_set(folder, classes, masks, split="train"):
@@ -73,25 +70,3 @@ def test_a_mask_that_does_not_fit_is_named(folder):
         FolderDataset(folder, "train")[0]
     with pytest.raises(ValueError, match="no split 'val'"):
         FolderDataset(folder, "val")
-
-
-def batches(folder, **kwargs):
-    view = TrainingView(16, [0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
-    return MixedBatches({str(folder): 1.0}, view, VocabularySampler({"car": ["automobile"]}, ("{}",)), 2, **kwargs)
-
-
-def test_a_batch_depends_on_seed_and_step_alone(folder):
-    first = iter(batches(folder, seed=3))
-    next(first)
-    resumed = next(iter(batches(folder, seed=3, first_step=1)))
-    second = next(first)
-    assert torch.equal(second["pixel_values"], resumed["pixel_values"]) and second["words"] == resumed["words"]
-    assert not torch.equal(second["pixel_values"], next(first)["pixel_values"])
-
-
-def test_batches_ask_for_what_is_there_and_number_labels_by_word(folder):
-    for _, batch in zip(range(20), batches(folder), strict=False):
-        assert batch["pixel_values"].shape == (2, 3, 16, 16) and batch["labels"].shape == (2, 16, 16)
-        ids = set(batch["labels"].unique().tolist()) - {255}
-        assert {batch["words"][i] for i in ids} <= {"car", "automobile"}
-        assert len(set(batch["words"])) == len(batch["words"])

@@ -19,24 +19,11 @@ from transformers_pat.evaluation import ClassSegmenter, evaluate_dataset
 from transformers_pat.outputs_pat import PatSegmentationOutput
 
 from .test_benchmarks import stripes
+from .test_data import write_set
 from .tiny_checkpoint import save_tiny_checkpoint
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "evaluate.py"
 CLASSES = {0: "road", 1: "car;automobile", 2: "tree", 3: "cat"}
-
-
-def write_photos(folder, masks):
-    """A data set of random photos with these masks, split "val"."""
-    for part in ("images", "masks", "splits"):
-        (folder / part).mkdir(parents=True)
-    (folder / "classes.txt").write_text("\n".join(f"{number}: {name}" for number, name in CLASSES.items()))
-    random = np.random.default_rng(0)
-    for index, mask in enumerate(masks):
-        photo = random.integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        Image.fromarray(photo).resize(mask.shape[::-1]).save(folder / "images" / f"p{index}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"p{index}.png")
-    (folder / "splits" / "val.txt").write_text("\n".join(f"p{index}" for index in range(len(masks))))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +43,7 @@ def loaded(checkpoint):
 def data(tmp_path_factory):
     """Five photos of different sizes; "cat" is nowhere, and the last photo has no label at all."""
     masks = [stripes(0, 1, 2, 255, size=(50 + 7 * index, 40)) for index in range(4)]
-    return write_photos(tmp_path_factory.mktemp("data") / "toy", [*masks, stripes(255, size=(40, 40))])
+    return write_set(tmp_path_factory.mktemp("data") / "toy", CLASSES, [*masks, stripes(255, size=(40, 40))], "val")
 
 
 @pytest.fixture
@@ -105,7 +92,7 @@ def test_what_is_written(evaluate, data, tmp_path, capsys):
     assert toy["mean_iou_with_absent"] == pytest.approx(sum(truly) / (3 + (ious["cat"] is not None)))
     with (tmp_path / "toy_val" / "per_image.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["file_name"] for row in rows] == [f"p{index}.png" for index in range(5)]
+    assert [row["file_name"] for row in rows] == [f"p{index}.jpg" for index in range(5)]
     assert rows[4]["mean_iou"] == "nan" and rows[4]["worst_class"] == ""
     pixels = [(50 + 7 * index) * 40 for index in range(4)]
     shares = np.array([np.mean(stripes(0, 1, 2, 255, size=(50 + 7 * i, 40)) != 255) for i in range(4)]) * pixels
@@ -220,11 +207,11 @@ def test_a_mistake_ends_in_one_line(evaluate, data, arguments, message):
 
 
 def test_a_class_list_that_does_not_fit_the_masks(evaluate, tmp_path):
-    wrong = write_photos(tmp_path / "wrong", [stripes(0, 9, size=(30, 20))])
+    wrong = write_set(tmp_path / "wrong", CLASSES, [stripes(0, 9, size=(30, 20))], "val")
     for workers in (0, 1):
         with pytest.raises(SystemExit) as stopped:
             evaluate("--data", f"{wrong}:val", "--workers", workers)
-        assert "'p0.png' has class ids that the class list does not have: 9" in stopped.value.code
+        assert "'p0.jpg' has class ids that the class list does not have: 9" in stopped.value.code
         assert "add them to it" in stopped.value.code and "\n" not in stopped.value.code
 
 
