@@ -1,12 +1,10 @@
-"""Plain-folder data sets and the metric."""
+"""Plain-folder data sets."""
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from transformers_pat.data import FolderDataset
-from transformers_pat.metrics import SegmentationMetric
 
 
 def write_set(folder, classes, masks, split="train"):
@@ -72,28 +70,3 @@ def test_a_mask_that_does_not_fit_is_named(folder):
         FolderDataset(folder, "train")[0]
     with pytest.raises(ValueError, match="no split 'val'"):
         FolderDataset(folder, "val")
-
-
-def test_metric_matches_counting_by_hand():
-    metric = SegmentationMetric(4)
-    generator = torch.Generator().manual_seed(0)
-    maps = [torch.randint(0, 3, (2, 13, 17), generator=generator) for _ in range(3)]
-    for prediction, labels in maps:
-        labels[0] = 255
-        prediction[-1, -1] = 3
-        labels[-1, -1] = 0
-        metric.update(prediction, labels)
-    prediction, labels = (torch.cat([pair[i].flatten() for pair in maps]) for i in (0, 1))
-    prediction, labels = prediction[labels != 255], labels[labels != 255]
-    ious = [((prediction == c) & (labels == c)).sum() / ((prediction == c) | (labels == c)).sum() for c in range(4)]
-    scores = metric.compute()
-    assert scores["mean_iou"] == pytest.approx(float(sum(ious[:3]) / 3))
-    assert scores["mean_iou_with_absent"] == pytest.approx(float(sum(ious) / 4))
-    assert scores["pixel_accuracy"] == pytest.approx(float((prediction == labels).float().mean()))
-
-
-def test_metric_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="prediction is"):
-        SegmentationMetric(2).update(torch.zeros(2, 2), torch.zeros(3, 2))
-    with pytest.raises(ValueError, match=r"labels hold ids 0\.\.5"):
-        SegmentationMetric(2).update(torch.zeros(1, 2), torch.tensor([[0, 5]]))

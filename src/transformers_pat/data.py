@@ -108,7 +108,10 @@ class LabelMapping:
         unknown = ids[(labels < 0) | (inside != ids)]
         if unknown.size:
             found = ", ".join(map(str, np.unique(unknown)[:10]))
-            raise BadSampleError(f"mask of {file_name!r} has class ids that the class list does not have: {found}")
+            raise BadSampleError(
+                f"mask of {file_name!r} has class ids that the class list does not have: {found}; "
+                f"add them to it, or mark these pixels {self.ignore_index} (not labelled)"
+            )
         return labels
 
 

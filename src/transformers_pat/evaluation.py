@@ -1,53 +1,177 @@
-"""Segment a whole split and score it, one photo at a time."""
+"""Segment a whole data set and score it, one photo at a time, in any number of processes."""
 
-from pathlib import Path
+import math
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from accelerate.utils import gather_object
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .data import FolderDataset
+from .data import BadSampleError, Sample, SegmentationDataset
 from .metrics import SegmentationMetric
 from .outputs_pat import PatSegmentationOutput
+from .visualization import contact_sheet, overlay
 
 Source = Literal["pixels", "codes", "floor"]
+SHEET_PHOTO_WIDTH = 400
 
 
-@torch.no_grad()
-def evaluate_folder(
-    model,
-    processor,
-    folder: str | Path,
-    split: str,
-    words: dict[str, str] | None = None,
-    source: Source = "pixels",
-    progress: bool = True,
-) -> tuple[SegmentationMetric, list[str]]:
+@dataclass
+class PhotoScore:
+    """Figures of one photo, 0 to 1, NaN if none of its pixels is labelled. `mean_iou`: over its true classes."""
+
+    index: int
+    file_name: str
+    mean_iou: float
+    pixel_accuracy: float
+    worst_class: str
+
+
+@dataclass
+class Evaluation:
+    """What [`evaluate_dataset`] returns: the filled metric, its classes' names, a score per photo in their order."""
+
+    metric: SegmentationMetric
+    names: list[str]
+    photos: list[PhotoScore]
+
+    def worst(self, count: int) -> list[PhotoScore]:
+        """The photos of lowest mean IoU, worst first; those without labels are left out."""
+        scored = [photo for photo in self.photos if not math.isnan(photo.mean_iou)]
+        return sorted(scored, key=lambda photo: photo.mean_iou)[:count]
+
+
+class ClassSegmenter:
     """
-    Segment every photo of a plain-folder data set by its class names.
+    From a photo to a map of a data set's classes.
 
     Args:
-        model: A `PatForSemanticSegmentation`.
+        model: A `PatForSemanticSegmentation` in eval mode.
         processor: Its `PatProcessor`.
-        folder, split: See [`FolderDataset`]; a class called "background" is ignored.
-        words: Class name -> the word to ask with instead, for synonyms.
+        dataset: Whose classes to find.
+        prompts: Words to ask with instead of `dataset.prompts`, as many.
         source: `"pixels"`; `"codes"`, from the tokens alone; `"floor"`, CLIP's patch embeddings without any training.
-        progress: Whether to show a progress bar.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model, processor, dataset: SegmentationDataset, prompts=None, source: Source = "pixels"):
+        self.model, self.processor, self.segment = model, processor, SEGMENTERS[source]
+        self.text_embeds = model.get_text_embeds(prompts or dataset.prompts, processor)
+        self.prompt_classes = torch.tensor(dataset.prompt_classes, device=model.device)
+
+    @torch.no_grad()
+    def __call__(self, pixel_values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """(1, 3, H, W) to (height, width) int64 indices of classes; `size` is (height, width)."""
+        outputs = self.segment(self.model, pixel_values.to(self.model.device), self.text_embeds)
+        (prompt_map,) = self.processor.post_process_semantic_segmentation(outputs, target_sizes=[size])
+        return self.prompt_classes[prompt_map]
+
+
+def evaluate_dataset(
+    model,
+    processor,
+    dataset: SegmentationDataset,
+    prompts: list[str] | None = None,
+    source: Source = "pixels",
+    accelerator=None,
+    workers: int = 1,
+    progress: bool = True,
+) -> Evaluation:
+    """
+    Segment every photo of a data set and compare with its masks.
+
+    Args:
+        model, processor, dataset, prompts, source: See [`ClassSegmenter`].
+        accelerator: An `accelerate.Accelerator`. Process p of N takes the photos p, p + N, ...; each counts once, and
+            every process returns the same.
+        workers: Processes that read photos ahead, per process.
+        progress: Whether to show a progress bar (on the main process).
+
+    Raises:
+        ValueError: If a photo or mask can't be used, or there are no masks.
+    """
+    segmenter = ClassSegmenter(model, processor, dataset, prompts, source)
+    metric = SegmentationMetric(len(dataset.names), dataset.ignore_index)
+    process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    reader = _Reader(dataset, processor.image_processor, range(process, len(dataset), processes))
+    loader = DataLoader(reader, batch_size=None, num_workers=workers)
+    scores = []
+    for item in tqdm(loader, disable=not progress or process > 0):
+        if isinstance(item, Exception):
+            raise item
+        index, file_name, pixel_values, labels = item
+        photo_metric = SegmentationMetric(metric.num_labels, metric.ignore_index)
+        photo_metric.update(segmenter(pixel_values, tuple(labels.shape)), labels.to(model.device))
+        metric.merge(photo_metric)
+        scores.append(score_photo(photo_metric, dataset.names, index, file_name))
+    if accelerator:
+        metric.reduce(accelerator)
+        scores = sorted(gather_object(scores), key=lambda score: score.index)
+    return Evaluation(metric, dataset.names, scores)
+
+
+class _Reader(Dataset):
+    """What the loader's workers do: read a photo with its mask and prepare it for the model."""
+
+    def __init__(self, dataset: SegmentationDataset, image_processor, indices: range):
+        self.dataset, self.image_processor, self.indices = dataset, image_processor, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int):
+        index = self.indices[position]
+        try:
+            sample = self.dataset[index]
+        except BadSampleError as error:
+            return error  # raised in a worker, its message would drown in a traceback
+        if sample.labels is None:
+            return ValueError(f"{sample.file_name!r} has no mask to compare with")
+        pixel_values = self.image_processor(images=[sample.image], return_tensors="pt").pixel_values
+        return index, sample.file_name, pixel_values, torch.from_numpy(sample.labels)
+
+
+def score_photo(metric: SegmentationMetric, names: list[str], index: int, file_name: str) -> PhotoScore:
+    """The figures of the one photo that `metric` counted."""
+    scores = metric.compute()
+    true = [label for label, pixels in enumerate(scores["per_class_pixels"]) if pixels]
+    worst = names[min(true, key=lambda label: scores["per_class_iou"][label])] if true else ""
+    return PhotoScore(index, file_name, scores["mean_iou"], scores["pixel_accuracy"], worst)
+
+
+def draw_worst(
+    evaluation: Evaluation, dataset: SegmentationDataset, segmenter: ClassSegmenter, count: int
+) -> Image.Image | None:
+    """
+    The photos of lowest mean IoU, segmented again: photo, ground truth and prediction side by side.
 
     Returns:
-        The filled metric, and the class names in its order.
+        The contact sheet; None if no photo has a labelled pixel.
     """
-    dataset = FolderDataset(folder, split)
-    asked = [(words or {}).get(name, name) for name in dataset.names]
-    text_embeds = model.get_text_embeds(asked, processor)
-    segment = SEGMENTERS[source]
-    metric = SegmentationMetric(len(dataset.names))
-    for sample in tqdm(dataset, desc=f"{Path(folder).name} {split}", disable=not progress):
-        pixel_values = processor(images=[sample.image], return_tensors="pt").pixel_values.to(model.device)
-        outputs = segment(model, pixel_values, text_embeds)
-        maps = processor.post_process_semantic_segmentation(outputs, target_sizes=[sample.labels.shape])
-        metric.update(maps[0].cpu(), torch.from_numpy(sample.labels))
-    return metric, dataset.names
+    rows = []
+    for photo in evaluation.worst(count):
+        caption = (
+            f"{photo.file_name}: mean IoU {photo.mean_iou:.3f}, worst {photo.worst_class} | photo, truth, prediction"
+        )
+        rows.append((caption, _draw_row(dataset[photo.index], dataset, segmenter)))
+    return contact_sheet(rows) if rows else None
+
+
+def _draw_row(sample: Sample, dataset: SegmentationDataset, segmenter: ClassSegmenter) -> list[Image.Image]:
+    pixel_values = segmenter.processor(images=[sample.image], return_tensors="pt").pixel_values
+    height = max(1, round(SHEET_PHOTO_WIDTH * sample.image.height / sample.image.width))
+    prediction = segmenter(pixel_values, (height, SHEET_PHOTO_WIDTH)).cpu().numpy()
+    rows = np.arange(height) * sample.image.height // height
+    columns = np.arange(SHEET_PHOTO_WIDTH) * sample.image.width // SHEET_PHOTO_WIDTH
+    truth = sample.labels[np.ix_(rows, columns)]
+    labels = [*dataset.names, "not labelled"]
+    truth = np.where(truth == dataset.ignore_index, len(dataset.names), truth)
+    photo = sample.image.resize((SHEET_PHOTO_WIDTH, height))
+    return [photo, overlay(photo, truth, labels), overlay(photo, prediction, labels)]
 
 
 def from_pixels(model, pixel_values: torch.Tensor, text_embeds: torch.Tensor):

@@ -146,6 +146,35 @@ def reconstruction_sheet(
     return sheet
 
 
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
+    """
+    Rows of pictures, each below its caption.
+
+    Args:
+        rows: Caption and RGB pictures of each row; all pictures are as they are, side by side.
+
+    Raises:
+        ValueError: If there are no rows.
+    """
+    if not rows:
+        raise ValueError("A contact sheet needs at least one row.")
+    unit, gap = 14, 8
+    font, line = ImageFont.load_default(size=unit), unit * 2
+    width = max(sum(picture.width + gap for picture in pictures) for _, pictures in rows) + gap
+    heights = [line + max(picture.height for picture in pictures) + gap for _, pictures in rows]
+    sheet = Image.new("RGB", (width, sum(heights)), PAPER)
+    draw, top = ImageDraw.Draw(sheet), 0
+    for (caption, pictures), height in zip(rows, heights, strict=True):
+        text = _shorten(caption, font, width - 2 * gap)
+        draw.text((gap, top + line / 2), text, fill=INK, font=font, anchor="lm")
+        left = gap
+        for picture in pictures:
+            sheet.paste(picture, (left, top + line))
+            left += picture.width + gap
+        top += height
+    return sheet
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """The photo in RGB; what is transparent becomes white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
