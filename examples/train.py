@@ -115,30 +115,35 @@ def main() -> None:
     report = TrainingReport(accelerator, progress, args.log_every, images_per_step(args, accelerator))
 
     learner.train()
-    for step in range(first_step + 1, args.max_steps + 1):
-        for _ in range(args.gradient_accumulation_steps):
-            batch = next(loader)
-            report.skip(batch["skipped"])
-            with accelerator.accumulate(learner):
-                outputs = learner(**make_inputs(batch, accelerator, model, processor, vocabulary))
-                accelerator.backward(outputs.loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(learner.parameters(), args.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            report.add(outputs)
-        scheduler.step()
-        if average:
-            average.update_parameters(accelerator.unwrap_model(learner))
-        report.step(step, scheduler.get_last_lr()[0])
-        if args.validate_every and step % args.validate_every == 0:
-            validate(
-                args, accelerator, average.module if average else accelerator.unwrap_model(learner), processor, step
-            )
-        if args.save_every and step % args.save_every == 0:
-            info = {"images_per_step": images_per_step(args, accelerator)}
-            save_checkpoint(accelerator, checkpoint_folder(args), step, info)
-        progress.update()
+    with progress:
+        for step in range(first_step + 1, args.max_steps + 1):
+            for _ in range(args.gradient_accumulation_steps):
+                batch = next(loader)
+                report.skip(batch["skipped"])
+                with accelerator.accumulate(learner):
+                    outputs = learner(**make_inputs(batch, accelerator, model, processor, vocabulary))
+                    accelerator.backward(outputs.loss)
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(learner.parameters(), args.max_grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                report.add(outputs)
+            scheduler.step()
+            if average:
+                average.update_parameters(accelerator.unwrap_model(learner))
+            report.step(step, scheduler.get_last_lr()[0])
+            if args.validate_every and step % args.validate_every == 0:
+                validate(
+                    args,
+                    accelerator,
+                    average.module if average else accelerator.unwrap_model(learner),
+                    processor,
+                    step,
+                )
+            if args.save_every and step % args.save_every == 0:
+                info = {"images_per_step": images_per_step(args, accelerator)}
+                save_checkpoint(accelerator, checkpoint_folder(args), step, info)
+            progress.update()
 
     report.close()
     finish(args, accelerator, learner, average, processor)
