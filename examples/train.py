@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from huggingface_hub import upload_folder
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -32,6 +33,7 @@ from transformers_pat.arguments import parse_arguments, run_script
 from transformers_pat.augmentation import TrainingView
 from transformers_pat.evaluation import evaluate_dataset
 from transformers_pat.inference import reconstruct
+from transformers_pat.lora import ADAPTER_FOLDER, add_lora, save_with_lora
 from transformers_pat.prompts_pat import resolve_templates
 from transformers_pat.sources import DataSource, read_source
 from transformers_pat.training_checkpoints import newest_checkpoint, read_info, save_checkpoint
@@ -72,7 +74,7 @@ class TrainConfig:
     weight_decay: float = option("Of matrices; vectors are not decayed.", default=0.05)
     max_grad_norm: float = option("Gradients are clipped to this norm.", default=1.0)
     ema_decay: float = option("Average the trained weights with this decay; 0: don't.", default=0.0)
-    lora_rank: int = option("Rank of LoRA on the query and value of CLIP's vision attention; 0: none.", default=0)
+    lora_rank: int = option("Rank of LoRA on CLIP's vision attention (peft); 0: none.", default=0)
     mixed_precision: Literal["no", "bf16", "fp16"] = option("Precision of the forward.", default="no")
     gradient_checkpointing: bool = option("Trade time for memory.", default=False)
     workers: int = option("Processes that load data, per training process.", default=1)
@@ -97,6 +99,8 @@ def main() -> None:
     vocabulary = make_vocabulary(args, model, processor, batches)
     # The tokenizer is a part of the segmenter, which learns nothing of its own without masks.
     learner = model if args.objective == "segmentation" else model.pat
+    if args.lora_rank:
+        add_lora(model, args.lora_rank)
     if args.gradient_checkpointing:
         learner.gradient_checkpointing_enable()
     accelerator.print(f"{learner.num_trainable_parameters / 1e6:.2f} M trained parameters")
@@ -317,13 +321,18 @@ def finish(args: TrainConfig, accelerator: Accelerator, learner, average, proces
     if not accelerator.is_main_process:
         return
     model = accelerator.unwrap_model(learner)
-    model.save_pretrained(args.output_dir, state_dict=state_dict)
+    if args.lora_rank:
+        save_with_lora(model, state_dict, args.output_dir)
+    else:
+        model.save_pretrained(args.output_dir, state_dict=state_dict)
     processor.save_pretrained(args.output_dir)
     print(f"Saved to {args.output_dir}")
     if args.push_to_hub:
-        model.load_state_dict(state_dict)
-        model.push_to_hub(args.push_to_hub)
+        type(model).from_pretrained(args.output_dir).push_to_hub(args.push_to_hub)
         processor.push_to_hub(args.push_to_hub)
+        if args.lora_rank:
+            adapter = Path(args.output_dir, ADAPTER_FOLDER)
+            upload_folder(repo_id=args.push_to_hub, folder_path=adapter, path_in_repo=ADAPTER_FOLDER)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,6 @@ def self_self_attention(layer: nn.Module, hidden_states: torch.Tensor) -> torch.
     return attention.out_proj(attended.reshape(batch_size, num_tokens, -1).contiguous())
 
 
-@torch.no_grad()
 def extract_clip_features(
     vision_model: CLIPVisionModel,
     visual_projection: nn.Linear,
@@ -64,12 +63,34 @@ def extract_clip_features(
     """
     Run the tower once, layer by layer: no hooks, so that the model pickles, compiles and exports.
 
+    Without gradient, unless someone put a trainable adapter (LoRA) into the tower: then `dense_embeds`, from which the
+    words are read, carry its gradient; what is tokenised and reconstructed does not.
+
     Args:
         pixel_values: (batch, 3, H, W), H and W multiples of the patch size.
         layers: Layers to keep, counted from 1. The last one is kept in its dense form.
         dense_attention: `"self_self"` or `"standard"`, see [`PatConfig`].
         with_image_embeds: Whether to compute CLIP's image embedding too.
     """
+    is_adapted = torch.is_grad_enabled() and any(weight.requires_grad for weight in vision_model.parameters())
+    with torch.set_grad_enabled(is_adapted):
+        features = _run_tower(
+            vision_model, visual_projection, pixel_values, layers, dense_attention, with_image_embeds
+        )
+    if is_adapted:
+        features.taps = {number: tap.detach() for number, tap in features.taps.items()}
+        features.image_embeds = None if features.image_embeds is None else features.image_embeds.detach()
+    return features
+
+
+def _run_tower(
+    vision_model: CLIPVisionModel,
+    visual_projection: nn.Linear,
+    pixel_values: torch.Tensor,
+    layers: set[int],
+    dense_attention: str,
+    with_image_embeds: bool,
+) -> ClipFeatures:
     patch_size = vision_model.config.patch_size
     grid = (pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size)
     hidden_states = vision_model.embeddings(pixel_values, interpolate_pos_encoding=True)

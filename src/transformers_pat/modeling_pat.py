@@ -222,7 +222,7 @@ class PatModel(PatPreTrainedModel):
         reconstruction = self._to_pixels(decoded)[..., : pixel_values.shape[-2], : pixel_values.shape[-1]]
         patch_embeds, image_embeds = self._to_patch_embeds(decoded), self._to_image_embeds(decoded)
         reconstruction_loss = F.mse_loss(reconstruction.float(), pixel_values.float())
-        patch_similarity = F.cosine_similarity(patch_embeds.float(), features.dense_embeds.float(), dim=-1)
+        patch_similarity = F.cosine_similarity(patch_embeds.float(), features.dense_embeds.detach().float(), dim=-1)
         image_similarity = F.cosine_similarity(image_embeds.float(), features.image_embeds.float(), dim=-1)
         feature_loss = (1 - patch_similarity).mean() + (1 - image_similarity).mean()
         usage, perplexity = self._code_statistics(tokens.codes)
