@@ -83,7 +83,7 @@ def main() -> None:
     seen = read_seen(args.seen) if args.seen else None
     prompts = {source.name: make_prompts(args, source, datasets[source.name]) for source in sources}
     # Without cpu=True and without a GPU, accelerate takes the processes of torchrun for strangers.
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     model, processor = load(args)
     model.to(accelerator.device)
     results = {}
@@ -182,7 +182,7 @@ def show(args: EvaluateConfig, results: dict) -> None:
     """A row per data set, and on request one per class."""
     asked = {"pixels": "from pixels", "codes": "from the tokens alone", "floor": "by CLIP alone"}[args.source]
     table = Table("data", "photos", *SHOWN.values(), title=f"{Path(args.model).name}, {asked}")
-    table.caption = "mIoU: over the classes in the ground truth, the default. Weighted: by their frequency there."
+    table.caption = "mIoU: over classes in the ground truth (the default); weighted: by frequency"
     for name, result in results.items():
         table.add_row(name, str(result["photos"]), *(f"{result[key]:.3f}" for key in SHOWN))
         for group in ("seen", "unseen"):

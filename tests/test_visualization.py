@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transformers_pat.visualization import colorize, format_share, overlay, palette, reconstruction_sheet
+from transformers_pat.visualization import (
+    colorize,
+    contact_sheet,
+    format_share,
+    overlay,
+    palette,
+    reconstruction_sheet,
+)
 
 
 def random_map(height, width, num_labels):
@@ -78,3 +85,14 @@ def test_reconstruction_sheet():
 
 def test_format_share():
     assert [format_share(share) for share in (0.001, 0.01, 0.123, 1)] == ["< 1 %", "1 %", "12 %", "100 %"]
+
+
+def test_a_contact_sheet_shows_every_picture():
+    red, blue, green = (
+        Image.new("RGB", size, color) for size, color in (((40, 30), "red"), ((50, 20), "blue"), ((20, 60), "lime"))
+    )
+    sheet = np.asarray(contact_sheet([("first", [red, blue]), ("a very long caption " * 20, [green])]))
+    for picture in (red, blue, green):
+        assert (sheet == np.asarray(picture)[0, 0]).all(-1).sum() == picture.width * picture.height
+    with pytest.raises(ValueError, match="at least one row"):
+        contact_sheet([])
