@@ -4,28 +4,28 @@ python examples/tokens.py --data ../data/msrc_v2:test --model CHECKPOINT
 """
 
 import math
-import sys
 from dataclasses import dataclass, field
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser
 
 from transformers_pat import PAT_NANO, PatModel, PatProcessor
-from transformers_pat.data import FolderDataset
+from transformers_pat.arguments import parse_arguments, run_script
+from transformers_pat.sources import read_source
 
 
 @dataclass
 class TokensConfig:
-    data: str = field(metadata={"help": "FOLDER:SPLIT."})
+    data: str = field(metadata={"help": "Photos: FOLDER:SPLIT, or JSON with the fields of DataSource."})
     model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint: a folder or a Hub name."})
 
 
 @torch.no_grad()
 def main() -> None:
-    args = HfArgumentParser(TokensConfig, description=__doc__, allow_abbrev=False).parse_args_into_dataclasses()[0]
+    args = parse_arguments(TokensConfig, __doc__)
+    dataset = read_source(args.data).open()
     model = PatModel.from_pretrained(args.model).eval()
     processor = PatProcessor.from_pretrained(args.model)
     sizes = model.config.codebook_sizes
@@ -36,8 +36,7 @@ def main() -> None:
         for v in (processor.image_processor.image_mean, processor.image_processor.image_std)
     )
     psnr, bits, pixels = [[] for _ in sizes], [0.0] * len(sizes), 0
-    folder, _, split = args.data.rpartition(":")
-    for sample in tqdm(FolderDataset(folder, split)):
+    for sample in tqdm(dataset):
         pixel_values = processor(images=[sample.image], return_tensors="pt").pixel_values
         size = tuple(pixel_values.shape[-2:])
         codes = model.encode(pixel_values).codes
@@ -63,7 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {str(error).splitlines()[0]}")
+    run_script(main)

@@ -1,12 +1,13 @@
 """Train PAT on any data with masks, or its tokenizer on any photos.
 
-CPU smoke run   python examples/train.py --config configs/nano_pat.yaml --max_steps 20
+CPU smoke run   python examples/train.py --config configs/nano_smoke.yaml --train ../data/mine:train
 1 GPU           accelerate launch examples/train.py --config configs/vitb16_coco_stuff.yaml
-8 GPUs          accelerate launch --multi_gpu --num_processes 8 examples/train.py --config ...
-2 nodes of 8    accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank 0
-                    --main_process_ip HOST --main_process_port 29500 examples/train.py --config ...   (rank 1 there)
+8 GPUs          accelerate launch --multi_gpu --num_processes 8 examples/train.py --config ... --batch_size 4
+2 nodes of 8    on each, with --machine_rank 0 and 1:
+                accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank 0
+                    --main_process_ip HOST --main_process_port 29500 examples/train.py --config ... --batch_size 2
 2 CPU processes torchrun --standalone --nproc_per_node 2 examples/train.py --config ...
-FSDP2, DeepSpeed  accelerate launch --config_file YOURS.yaml examples/train.py --config ...   (see docs/training.md)
+FSDP, DeepSpeed accelerate launch --config_file YOURS.yaml examples/train.py --config ...  (docs/training.md)
 Own photos      ... --train ../data/mine:train --validation ../data/mine:val
 Tokenizer only  ... --objective tokenizer --train '{"photos": "../photos"}'
 Continue        the same command with --resume
@@ -15,7 +16,7 @@ Every value of the config file is also a flag; flags win.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -23,12 +24,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from huggingface_hub import upload_folder
+from huggingface_hub.errors import StrictDataclassError
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
-from transformers_pat import PatForSemanticSegmentation, PatProcessor
+from transformers_pat import PatConfig, PatForSemanticSegmentation, PatProcessor
 from transformers_pat.arguments import parse_arguments, run_script
 from transformers_pat.augmentation import TrainingView
 from transformers_pat.evaluation import evaluate_dataset
@@ -93,8 +95,7 @@ def main() -> None:
     args = parse_arguments(TrainConfig, __doc__)
     accelerator = make_accelerator(args)
     set_seed(args.seed)
-    processor = PatProcessor.from_clip_pretrained(args.clip)
-    model = PatForSemanticSegmentation.from_clip_pretrained(args.clip, **json.loads(args.model))
+    model, processor = make_model(args)
     batches = make_batches(args, processor, accelerator)
     vocabulary = make_vocabulary(args, model, processor, batches)
     # The tokenizer is a part of the segmenter, which learns nothing of its own without masks.
@@ -167,6 +168,31 @@ def make_accelerator(args: TrainConfig) -> Accelerator:
     plain = {name: value for name, value in asdict(args).items() if isinstance(value, (int, float, str))}
     accelerator.init_trackers("pat", config=plain)
     return accelerator
+
+
+def make_model(args: TrainConfig) -> tuple[PatForSemanticSegmentation, PatProcessor]:
+    """An untrained PAT around CLIP."""
+    model_fields = read_model_fields(args.model)
+    try:
+        processor = PatProcessor.from_clip_pretrained(args.clip)
+        return PatForSemanticSegmentation.from_clip_pretrained(args.clip, **model_fields), processor
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--clip: {args.clip!r} is no folder with a CLIP, nor one on the Hub: {reason}") from None
+    except StrictDataclassError as error:
+        raise ValueError(f"--model: {str(error).split('ValueError: ')[-1].strip()}") from None
+
+
+def read_model_fields(text: str) -> dict:
+    """Fields of PatConfig, which itself takes any name."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--model {text!r} is no JSON: {error}") from None
+    known = [field.name for field in fields(PatConfig)]
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"--model has an unknown field {unknown[0]!r}; PatConfig has {', '.join(known)}")
+    return values
 
 
 def images_per_step(args: TrainConfig, accelerator: Accelerator) -> int:

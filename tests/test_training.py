@@ -1,6 +1,7 @@
 """examples/train.py as a user runs it: several processes, kills, full disks, other objectives, mistakes."""
 
 import glob
+import importlib.util
 import json
 import os
 import random
@@ -241,13 +242,35 @@ def test_bad_files_are_skipped_by_name_or_stop_the_run(workplace, tmp_path):
     assert line.startswith("error: none of the 2 samples") and "class ids that the class list does not have: 1" in line
 
 
-def test_mistakes_end_in_one_line(workplace, undisturbed, tmp_path):
-    assert "add --resume" in refused(workplace, undisturbed)
-    assert "images a step" in refused(workplace, undisturbed, "--resume", "--batch_size", 3)
-    assert "no data folder" in refused(workplace, tmp_path, "--train", "nowhere:train")
-    assert "did you mean 'learning_rate'" in refused(workplace, tmp_path, "--learning_rat", 1)
-    assert "unknown field 'hiden_size'" in refused(workplace, tmp_path, "--model", '{"hiden_size": 3}')
+@pytest.fixture
+def mistake(workplace, tmp_path, monkeypatch, capsys):
+    """Function that runs the script in this process and returns the line that it ends with."""
+    spec = importlib.util.spec_from_file_location("train_script", TRAIN)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments, output=tmp_path):
+        monkeypatch.setattr(sys, "argv", command(workplace, output, *arguments)[1:])
+        with pytest.raises(SystemExit) as ended:
+            module.run_script(module.main)
+        told = capsys.readouterr().err if isinstance(ended.value.code, int) else ended.value.code
+        return told.strip().splitlines()[-1]
+
+    return run
+
+
+def test_mistakes_end_in_one_line(mistake, undisturbed, tmp_path):
+    assert "add --resume" in mistake(output=undisturbed)
+    assert "images a step" in mistake("--resume", "--batch_size", 3, output=undisturbed)
+    assert "no data folder" in mistake("--train", "nowhere:train")
+    assert "did you mean 'learning_rate'" in mistake("--learning_rat", 1)
+    assert "'hiden_size'" in mistake("--model", '{"hiden_size": 3}')
+    assert "no JSON" in mistake("--model", "{3")
+    assert "one entry per level" in mistake("--model", '{"level_strides": [1]}')
+    assert "no folder with a CLIP" in mistake("--clip", tmp_path)
     typo = tmp_path / "typo.yaml"
     typo.write_text("learning_rat: 1\n")
-    assert "did you mean 'learning_rate'" in refused(workplace, tmp_path, "--config", typo)
-    assert "no file" in refused(workplace, tmp_path, "--config", tmp_path / "nothing.yaml")
+    assert "did you mean 'learning_rate'" in mistake("--config", typo)
+    typo.write_text("learning_rate: [1\n")
+    assert "no YAML" in mistake("--config", typo)
+    assert "no file" in mistake("--config", tmp_path / "nothing.yaml")

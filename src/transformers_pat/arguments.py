@@ -1,5 +1,6 @@
 """Command-line arguments of the example scripts: a dataclass, a config file, and mistakes that end in one line."""
 
+import argparse
 import difflib
 import json
 import sys
@@ -10,6 +11,13 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the description, and names the defaults that say something."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
 
 def parse_arguments(config_class: type, description: str | None) -> Any:
@@ -23,11 +31,19 @@ def parse_arguments(config_class: type, description: str | None) -> Any:
     Returns:
         An instance of `config_class`. Ends the program with one line on a typo, a missing value or file.
     """
-    parser = HfArgumentParser(config_class, description=description, allow_abbrev=False)
+    parser = HfArgumentParser(
+        config_class,
+        usage="%(prog)s [--config FILE.yaml] [--NAME VALUE ...]",  # all flags would bury an error message below them
+        description=description,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", help="YAML file with any of these values; flags win over it.")
     argv = sys.argv[1:]
-    if "--config" in argv[:-1]:
-        argv = [*_config_to_flags(parser, argv[argv.index("--config") + 1], config_class), *argv]
+    config_finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_finder.add_argument("--config")
+    if path := config_finder.parse_known_args(argv)[0].config:
+        argv = [*_config_to_flags(parser, path, config_class), *argv]
     *parsed, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
     if unknown:
         parser.error(f"unknown argument {unknown[0]}{_suggest(unknown[0].lstrip('-'), config_class)}")
