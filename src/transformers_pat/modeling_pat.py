@@ -336,7 +336,8 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         self.pat = PatModel(config)
         self.text_model = CLIPTextModel._from_config(config.text_config)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        # A buffer, unlike in CLIPModel: it is never trained, and FSDP2 refuses scalar parameters.
+        self.register_buffer("logit_scale", torch.tensor(float(config.logit_scale_init_value)))
         self.segmenter = PatSegmenter(config)
         baked = torch.zeros(config.num_labels, config.projection_dim) if config.vocabulary_baked else None
         self.register_buffer("class_embeds", baked)

@@ -15,7 +15,7 @@ class PatEncoderOutput(ModelOutput):
         codes (`tuple[torch.LongTensor]`): Codes of each level, (batch, rows, columns), from 0 to codebook size - 1.
     """
 
-    codes: tuple[torch.LongTensor, ...] | None = None
+    codes: tuple[torch.LongTensor, ...]
 
 
 @dataclass
