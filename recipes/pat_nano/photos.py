@@ -90,6 +90,23 @@ def cutmix(pixels: torch.Tensor, labels: torch.Tensor, chance: float, rng: np.ra
         pixels[i, :, rows, columns] = source[i, :, rows, columns]
 
 
+def classmix(pixels: torch.Tensor, labels: torch.Tensor, chance: float, rng: np.random.Generator) -> None:
+    """Pastes, in place, half of the classes of the next photo of the same data set into some photos (ClassMix).
+
+    `pixels` (N, 3, S, S), `labels` (N, S/4, S/4).
+    """
+    source, source_labels = pixels.roll(1, 0), labels.roll(1, 0)
+    for i in np.flatnonzero(rng.random(len(pixels)) < chance):
+        found = [label for label in source_labels[i].unique().tolist() if label != IGNORE_INDEX]
+        if not found:
+            continue
+        chosen = rng.permutation(found)[: (len(found) + 1) // 2]
+        pasted = torch.isin(source_labels[i], torch.from_numpy(chosen))
+        labels[i][pasted] = source_labels[i][pasted]
+        fine = pasted.repeat_interleave(LABEL_STRIDE, 0).repeat_interleave(LABEL_STRIDE, 1)
+        pixels[i] = torch.where(fine, source[i], pixels[i])
+
+
 def rarity(labels: list[np.ndarray], classes: int) -> np.ndarray:
     """How often to draw each photo: as the square root of one over the frequency of its rarest class."""
     pixels = np.stack([np.bincount(mask.ravel(), minlength=256)[:classes] for mask in labels])

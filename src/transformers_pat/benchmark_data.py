@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .data import IGNORE_INDEX, BadSampleError, LabelMapping, Sample, SegmentationDataset, read_ids, read_photo
+from .data import (
+    IGNORE_INDEX,
+    BadSampleError,
+    LabelMapping,
+    Sample,
+    SegmentationDataset,
+    leave_out,
+    read_ids,
+    read_photo,
+)
 
 CLASS_NAMES = Path(__file__).parent / "class_names"
 
@@ -92,12 +101,8 @@ class BenchmarkDataset(SegmentationDataset):
         self._folder = benchmark.folder(split)
         self.ignore_index = benchmark.ignore_index
         self.names, self._to_labels = index_ids(benchmark)
-        stems = self._list_stems()
-        problems = {stem: self._find_problem(stem) for stem in stems}
-        self.missing = [problem for problem in problems.values() if problem]
-        if self.missing and strict:
-            raise ValueError(self.missing[0])
-        self.stems = [stem for stem in stems if not problems[stem]]
+        problems = {stem: self._find_problem(stem) for stem in self._list_stems()}
+        self.stems, self.missing = leave_out(problems, strict)
         if not self.stems:
             raise ValueError(f"{benchmark.title}: no photo with a mask in {str(self.root)!r}")
 

@@ -209,12 +209,8 @@ class FolderDataset(SegmentationDataset):
         classes = read_classes(self.folder / "classes.txt")
         self.names, self._to_labels = index_classes(classes, ignore_index, ignore_background)
         self._photos = {path.stem: path for path in (self.folder / "images").iterdir() if is_photo(path)}
-        stems = self._read_split()
-        problems = {stem: self._find_problem(stem) for stem in stems}
-        self.missing = [problem for problem in problems.values() if problem]
-        if self.missing and strict:
-            raise ValueError(self.missing[0])
-        self.stems = [stem for stem in stems if not problems[stem]]
+        problems = {stem: self._find_problem(stem) for stem in self._read_split()}
+        self.stems, self.missing = leave_out(problems, strict)
         if not self.stems:
             raise ValueError(f"split {split!r} of {str(self.folder)!r} has no photo with a mask")
 
@@ -276,3 +272,11 @@ class PhotoFolder(SegmentationDataset):
 
 def is_photo(path: Path) -> bool:
     return path.suffix.lower() in PHOTO_SUFFIXES
+
+
+def leave_out(problems: Mapping[str, str | None], strict: bool) -> tuple[list[str], list[str]]:
+    """Stems without a problem, and the problems of the others; with `strict` the first of these is a `ValueError`."""
+    missing = [problem for problem in problems.values() if problem]
+    if missing and strict:
+        raise ValueError(missing[0])
+    return [stem for stem, problem in problems.items() if not problem], missing
