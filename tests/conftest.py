@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.utils import logging
@@ -24,6 +25,13 @@ NUM_WORDS = 5
 PROJECTION_DIM = 24
 # Different sizes, so that mixing up two levels shows.
 TINY_PAT = {"hidden_size": 16, "codebook_sizes": (8, 12, 16), "codebook_dim": 8, "refiner_channels": 4}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate_state():
+    """Accelerate keeps the state of its first Accelerator for the whole process, even for processes forked off it."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def make_tokenizer() -> CLIPTokenizer:
