@@ -1,7 +1,8 @@
-"""The streaming metric against `evaluate`'s `mean_iou`, one thread: seconds and memory.
+"""The streaming metric against `evaluate`'s `mean_iou`: seconds and memory.
 
 python benchmarks/metric_speed.py             20 maps of 2 megapixels, 150 classes
 python benchmarks/metric_speed.py --maps 100  more of them
+OMP_NUM_THREADS=1 python ...                  in one thread; numpy always counts in one
 """
 
 import itertools
@@ -108,7 +109,6 @@ def draw_maps(count: int, num_labels: int, piece: int, dtype: str) -> tuple[list
 
 def measure(method: str, count: int, num_labels: int, piece: int, dtype: str) -> tuple[float, float, float]:
     """Mean IoU, seconds, and MB of peak memory on top of the maps themselves."""
-    torch.set_num_threads(1)
     predictions, references = draw_maps(count, num_labels, piece, dtype)
     METHODS[method](predictions[:1], references[:1], num_labels)  # warms up
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -122,7 +122,8 @@ def main(maps: int = 20, classes: int = 150) -> None:
     console = Console()
     # What mask files hold and what an argmax gives; noise, and squares as large as the things in photos.
     for dtype, piece in itertools.product(("uint8", "int64"), (1, 50)):
-        title = f"{maps} maps of 2 megapixels, {dtype}, squares of {piece}x{piece}, {classes} classes"
+        title = f"{maps} maps of 2 megapixels, {dtype}, squares of {piece}x{piece}, {classes} classes, "
+        title += f"{torch.get_num_threads()} threads"
         table = Table("", "mean IoU", "seconds", "ratio", "more MB", title=title)
         # A process each, because peak memory never falls.
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:

@@ -36,6 +36,7 @@ SHOWN = {
     "mean_iou_with_absent": "mIoU, absent as 0",
     "frequency_weighted_iou": "weighted IoU",
     "pixel_accuracy": "pixel accuracy",
+    "boundary_mean_iou": "boundary mIoU",
 }
 FIGURES = (*SHOWN, "mean_accuracy")
 WORST_PHOTOS = 12
@@ -163,7 +164,7 @@ def split_synonyms(name: str) -> set[str]:
 
 def summarize(evaluation: Evaluation, seen: set[str] | None) -> dict:
     """All figures of a data set; a class is seen if any of its synonyms is on the list."""
-    scores = evaluation.metric.compute()
+    scores = compute(evaluation)
     keys = ("iou", "accuracy", "pixels")
     columns = zip(evaluation.names, *(scores[f"per_class_{key}"] for key in keys), strict=True)
     classes = [dict(zip(("name", *keys), row, strict=True)) for row in columns]
@@ -173,16 +174,22 @@ def summarize(evaluation: Evaluation, seen: set[str] | None) -> dict:
             row["seen"] = bool(split_synonyms(row["name"]) & seen)
         for group, wanted in (("seen", True), ("unseen", False)):
             chosen = [index for index, row in enumerate(classes) if row["seen"] == wanted]
-            group_scores = evaluation.metric.compute(chosen)
+            group_scores = compute(evaluation, chosen)
             summary[group] = {"classes": len(chosen), **{key: group_scores[key] for key in FIGURES}}
     return summary
+
+
+def compute(evaluation: Evaluation, classes: list[int] | None = None) -> dict:
+    """The figures of all or the chosen classes, over all pixels and over those near boundaries."""
+    near = evaluation.boundary_metric.compute(classes)
+    return {**evaluation.metric.compute(classes), "boundary_mean_iou": near["mean_iou"]}
 
 
 def show(args: EvaluateConfig, results: dict) -> None:
     """A row per data set, and on request one per class."""
     asked = {"pixels": "from pixels", "codes": "from the tokens alone", "floor": "by CLIP alone"}[args.source]
     table = Table("data", "photos", *SHOWN.values(), title=f"{Path(args.model).name}, {asked}")
-    table.caption = "mIoU: over classes in the ground truth (the default); weighted: by frequency"
+    table.caption = "mIoU: over classes in the ground truth (the default); boundary: of pixels near one"
     for name, result in results.items():
         table.add_row(name, str(result["photos"]), *(f"{result[key]:.3f}" for key in SHOWN))
         for group in ("seen", "unseen"):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from transformers_pat import PatForSemanticSegmentation, PatProcessor
 from transformers_pat.data import FolderDataset
-from transformers_pat.evaluation import ClassSegmenter, evaluate_dataset
+from transformers_pat.evaluation import ClassSegmenter, evaluate_dataset, near_boundary
 from transformers_pat.outputs_pat import PatSegmentationOutput
 
 from .test_benchmarks import stripes
@@ -117,6 +117,17 @@ def test_each_photo_is_scored_alone(loaded, data):
         assert photo.mean_iou == pytest.approx(np.mean(ious))
         assert photo.worst_class == dataset.names[int(np.argmin(ious))]
     assert [photo.mean_iou for photo in result.worst(9)] == sorted(photo.mean_iou for photo in result.photos[:4])
+
+
+def test_near_boundary_is_one_percent_of_the_diagonal():
+    labels = torch.zeros(300, 400, dtype=torch.long)
+    labels[:, 200:] = 1
+    expected = torch.zeros(300, 400, dtype=torch.bool)
+    expected[:, 200 - 6 : 200 + 6] = True  # the two columns at the boundary, and five pixels beyond each
+    assert torch.equal(near_boundary(labels), expected)
+    assert torch.equal(near_boundary(labels.T), expected.T)
+    assert not near_boundary(torch.zeros(30, 40, dtype=torch.long)).any()
+    assert near_boundary(torch.eye(2, dtype=torch.long)).all()
 
 
 class Mapped(FolderDataset):

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate.utils import gather_object
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -18,6 +19,7 @@ from .visualization import contact_sheet, overlay
 
 Source = Literal["pixels", "codes", "floor"]
 SHEET_PHOTO_WIDTH = 400
+BOUNDARY_WIDTH = 0.01  # of the photo's diagonal; half of what Boundary IoU (arXiv 2103.16562) takes, our choice
 
 
 @dataclass
@@ -33,9 +35,13 @@ class PhotoScore:
 
 @dataclass
 class Evaluation:
-    """What [`evaluate_dataset`] returns: the filled metric, its classes' names, a score per photo in their order."""
+    """
+    What [`evaluate_dataset`] returns: the filled metric, one of the pixels near boundaries alone, the classes' names,
+    and a score per photo in their order.
+    """
 
     metric: SegmentationMetric
+    boundary_metric: SegmentationMetric
     names: list[str]
     photos: list[PhotoScore]
 
@@ -95,7 +101,7 @@ def evaluate_dataset(
         ValueError: If a photo or mask can't be used, or there are no masks.
     """
     segmenter = ClassSegmenter(model, processor, dataset, prompts, source)
-    metric = SegmentationMetric(len(dataset.names), dataset.ignore_index)
+    metric, boundary_metric = (SegmentationMetric(len(dataset.names), dataset.ignore_index) for _ in range(2))
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     reader = _Reader(dataset, processor.image_processor, range(process, len(dataset), processes))
     loader = DataLoader(reader, batch_size=None, num_workers=workers)
@@ -105,13 +111,16 @@ def evaluate_dataset(
             raise item
         index, file_name, pixel_values, labels = item
         photo_metric = SegmentationMetric(metric.num_labels, metric.ignore_index)
-        photo_metric.update(segmenter(pixel_values, tuple(labels.shape)), labels.to(model.device))
+        prediction, labels = segmenter(pixel_values, tuple(labels.shape)), labels.to(model.device)
+        photo_metric.update(prediction, labels)
         metric.merge(photo_metric)
+        boundary_metric.update(prediction, labels.where(near_boundary(labels), dataset.ignore_index))
         scores.append(score_photo(photo_metric, dataset.names, index, file_name))
     if accelerator:
         metric.reduce(accelerator)
+        boundary_metric.reduce(accelerator)
         scores = sorted(gather_object(scores), key=lambda score: score.index)
-    return Evaluation(metric, dataset.names, scores)
+    return Evaluation(metric, boundary_metric, dataset.names, scores)
 
 
 class _Reader(Dataset):
@@ -133,6 +142,23 @@ class _Reader(Dataset):
             return ValueError(f"{sample.file_name!r} has no mask to compare with")
         pixel_values = self.image_processor(images=[sample.image], return_tensors="pt").pixel_values
         return index, sample.file_name, pixel_values, torch.from_numpy(sample.labels)
+
+
+def near_boundary(labels: torch.Tensor) -> torch.Tensor:
+    """Where a (height, width) label map has another label, or none, within `BOUNDARY_WIDTH`: a bool of its shape."""
+    edges = torch.zeros(labels.shape, device=labels.device)
+    down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    for rows, columns, edge in (
+        (slice(1, None), slice(None), down),
+        (slice(None, -1), slice(None), down),
+        (slice(None), slice(1, None), right),
+        (slice(None), slice(None, -1), right),
+    ):
+        edges[rows, columns] += edge
+    reach = round(BOUNDARY_WIDTH * math.hypot(*labels.shape))
+    for kernel in ((2 * reach + 1, 1), (1, 2 * reach + 1)):  # a square, one side after the other
+        edges = F.max_pool2d(edges[None, None], kernel, 1, (kernel[0] // 2, kernel[1] // 2))[0, 0]
+    return edges > 0
 
 
 def score_photo(metric: SegmentationMetric, names: list[str], index: int, file_name: str) -> PhotoScore:
