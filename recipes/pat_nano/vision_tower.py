@@ -1,9 +1,10 @@
 """Trains the vision tower of pat-nano from random initialisation, on two CPU cores and a time budget.
 
 Every patch feature is pulled towards the text embedding of what the patch shows: cross-entropy over scaled cosines
-with the class names of the photo's own data set. Run it again to go on from its last checkpoint.
+with the class names of the photo's own data set, and with what the convolutional teacher of `conv_teacher.py` says.
+Run it again to go on from its last checkpoint.
 
-    python recipes/pat_nano/vision_tower.py --data DATA --work WORK --minutes 78
+    python recipes/pat_nano/vision_tower.py --data DATA --work WORK --minutes 150
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from conv_teacher import load_conv_teacher
 from export import save_clip
 from locality import make_local
 from measure import MEAN, STD, measured_sets, score
-from photos import Photos, cutmix, jitter
-from teacher import Teacher, TextSpace
+from photos import Photos, classmix, cutmix, jitter
 from torch import nn
-from torch.nn.functional import cross_entropy, interpolate, normalize
+from torch.nn.functional import cross_entropy, interpolate, kl_div, log_softmax, normalize
 from transformers import CLIPConfig, CLIPModel
-from vocabulary import check_held_out, texts_of
+from vocabulary import Names, TextTower, check_held_out
 
 # photos of each data set in one step
-SHARES = {"camvid": 24, "msrc_v2": 24, "voc_animals": 30, "labelme_facade": 6, "coco_subset": 6, "clothing_ccp": 6}
+SHARES = {"camvid": 14, "msrc_v2": 16, "voc_animals": 48, "labelme_facade": 4, "coco_subset": 8, "clothing_ccp": 6}
 # (until this share of the time, crop size, step size relative to SHARES)
 STAGES = [(0.6, 128, 1.0), (0.88, 192, 0.5), (1.0, 256, 0.25)]
 SHORT_SIDES = (160.0, 360.0)
@@ -38,7 +39,8 @@ VISION = dict(
 )  # fmt: skip
 WARMUP = 200
 EMA = 0.998
-CUTMIX = 0.3
+CUTMIX, CLASSMIX = 0.3, 0.3
+DISTILLATION = 0.6  # share of the loss that the teacher has
 
 
 def new_clip() -> CLIPModel:
@@ -94,36 +96,26 @@ def crop_features(clip: CLIPModel, pixels: torch.Tensor, windows: torch.Tensor) 
     return features[:, 1:], features[:, 0]
 
 
-class Names:
-    """Text embeddings of one data set's class names and their training synonyms."""
-
-    def __init__(self, names: list[str], teacher: Teacher, space: TextSpace):
-        self.choices = [space(teacher(texts_of(name))) for name in names]
-        self.plain = torch.stack([rows[0] for rows in self.choices])
-
-    def draw(self, rng: np.random.Generator) -> torch.Tensor:
-        """(classes, dim): for every class its name or, half the time, one of its synonyms."""
-        rows = [c[rng.integers(len(c))] if rng.random() < 0.5 else c[0] for c in self.choices]
-        return torch.stack(rows)
-
-
 def set_loss(
     patches: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, names: torch.Tensor, scale: torch.Tensor,
-    weights: torch.Tensor,
+    weights: torch.Tensor, taught: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """Cross-entropy of the pixels of one data set's crops, plus a little of the whole crop's class shares.
+    """Cross-entropy of the pixels of one data set's crops with masks and teacher, and a little of the class shares.
 
-    patches (N, P, dim), images (N, dim), labels (N, S/4, S/4), names (C, dim), weights (C,).
+    patches (N, P, dim), images (N, dim), labels (N, S/4, S/4), names (C, dim), weights (C,); taught (N, C, S/8, S/8)
+    are the teacher's logits, which also cover pixels without a label.
     """
     side = math.isqrt(patches.shape[1])
     logits = (scale * patches @ names.T).transpose(1, 2).unflatten(2, (side, side))
+    finer = interpolate(logits, taught.shape[-2:], mode="bilinear")
+    distilled = kl_div(log_softmax(finer, 1), log_softmax(taught, 1), reduction="none", log_target=True).sum(1).mean()
+    if (labels == 255).all():  # no mask to learn from, and the mean over no pixel is not a number
+        return DISTILLATION * distilled + 0 * images.sum()
     logits = interpolate(logits, labels.shape[-2:], mode="bilinear")
-    if (labels == 255).all():  # nothing to learn, and the mean over no pixel is not a number
-        return 0 * logits.sum() + 0 * images.sum()
     dense = cross_entropy(logits, labels, weights, ignore_index=255)
     shares = torch.stack([(labels == i).flatten(1).sum(1) for i in range(len(names))], dim=1).float() * weights
     pooled = cross_entropy(scale * images @ names.T, shares / shares.sum(1, keepdim=True).clamp_min(1))
-    return dense + 0.1 * pooled
+    return DISTILLATION * distilled + (1 - DISTILLATION) * dense + 0.1 * pooled
 
 
 class Run:
@@ -137,11 +129,15 @@ class Run:
         self.generators = [torch.Generator().manual_seed(int(rng.integers(2**31))) for rng in self.rngs]
         self.photos = {name: Photos(args.data / name, args.work / "cache") for name in SHARES}
         check_held_out([name for photos in self.photos.values() for name in photos.names])
-        teacher, space = Teacher(), TextSpace.load(args.work / "text_space.pt")
-        self.names = {name: Names(photos.names, teacher, space) for name, photos in self.photos.items()}
+        text_tower = TextTower(args.work / "text")
+        self.names = {name: Names(photos.names, text_tower) for name, photos in self.photos.items()}
+        self.teacher = load_conv_teacher(args.work / "conv_teacher.pt")
         self.measured = measured_sets(args.data)
         torch.manual_seed(args.seed)
         self.clip, self.average = new_clip(), new_clip()
+        if args.start:
+            earlier = CLIPModel.from_pretrained(args.start).state_dict()
+            self.clip.load_state_dict({n: v for n, v in earlier.items() if not n.startswith("text_")}, strict=False)
         self.average.load_state_dict(self.clip.state_dict())
         self.trained = {n: p for n, p in self.clip.named_parameters() if not n.startswith("text_")}
         self.optimizers = self._optimizers()
@@ -179,15 +175,21 @@ class Run:
         for name, (crops, labels, _) in drawn.items():
             slices[name] = slice(start, start + len(crops))
             cutmix(pixels[slices[name]], labels, CUTMIX, rng)
+            classmix(pixels[slices[name]], labels, CLASSMIX, rng)
             start += len(crops)
         windows = torch.cat([crops[2] for crops in drawn.values()])
-        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # the cache is shared between threads
-            patches, images = crop_features(self.clip, (pixels - MEAN) / STD, windows)
+        pixels = (pixels - MEAN) / STD
+        with torch.no_grad():
+            seen = self.teacher(pixels)
+        # Without hardware for it, bfloat16 is slower. The cache of autocast is shared between threads.
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.args.bf16, cache_enabled=False):
+            patches, images = crop_features(self.clip, pixels, windows)
         scale = self.clip.logit_scale.exp()
         loss = torch.zeros(())
         for name, rows in slices.items():
             table, weights = self.names[name].draw(rng), self.photos[name].class_weights
-            part = set_loss(patches[rows], images[rows], drawn[name][1], table, scale, weights)
+            taught = (self.teacher.logit_scale.exp() * seen[rows] @ table.T).permute(0, 3, 1, 2)
+            part = set_loss(patches[rows], images[rows], drawn[name][1], table, scale, weights, taught)
             loss = loss + part * (counts[name] / start)
         return loss.item(), start, torch.autograd.grad(loss, list(self.trained.values()))
 
@@ -288,7 +290,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--work", type=Path, required=True, help="folder for caches, checkpoints and exports")
-    parser.add_argument("--minutes", type=float, default=78)
+    parser.add_argument("--start", type=Path, help="CLIP folder to start from, instead of random weights")
+    parser.add_argument("--minutes", type=float, default=150)
+    parser.add_argument("--bf16", action="store_true", help="worth it on a CPU that computes in bfloat16")
     parser.add_argument("--measure-every", type=float, default=10, help="minutes")
     parser.add_argument("--save-every", type=float, default=5, help="minutes")
     parser.add_argument("--final-sides", type=int, nargs="*", default=[160, 224, 256, 320])

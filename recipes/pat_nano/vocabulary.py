@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
+from transformers import AutoTokenizer, CLIPTextModelWithProjection
 
-from transformers_pat import PatForSemanticSegmentation, PatProcessor
+from transformers_pat.prompts_pat import resolve_templates
 
 SYNONYMS: dict[str, list[str]] = json.loads((Path(__file__).parent / "synonyms.json").read_text())
+TEMPLATES = resolve_templates("simple")
 HELD_OUT = Path(__file__).resolve().parents[2] / "tests" / "synonyms.json"
 
 
@@ -31,17 +34,26 @@ def check_held_out(names: list[str]) -> None:
             raise ValueError(f"held-out synonyms used in training: {leaked}")
 
 
-def load_text(clip_folder: Path) -> tuple[PatForSemanticSegmentation, PatProcessor]:
-    """The text tower of a CLIP folder, ready to be asked for words."""
-    model = PatForSemanticSegmentation.from_clip_pretrained(str(clip_folder))
-    return model, PatProcessor.from_clip_pretrained(str(clip_folder))
+class TextTower:
+    """Words to unit-length embeddings, by a trained text tower: a folder of one, or of a whole CLIP."""
+
+    def __init__(self, folder: Path):
+        self.model = CLIPTextModelWithProjection.from_pretrained(folder).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    @torch.no_grad()
+    def __call__(self, words: list[str]) -> torch.Tensor:
+        """(words, dim), each the mean over the prompt templates that PAT is trained with."""
+        prompts = [template.format(word) for word in words for template in TEMPLATES]
+        embeds = self.model(**self.tokenizer(prompts, padding=True, return_tensors="pt")).text_embeds
+        return normalize(normalize(embeds, dim=-1).view(len(words), len(TEMPLATES), -1).mean(1), dim=-1)
 
 
 class Names:
     """Text embeddings of one data set's class names and their training synonyms."""
 
-    def __init__(self, names: list[str], model: PatForSemanticSegmentation, processor: PatProcessor):
-        self.choices = [model.get_text_embeds(texts_of(name), processor, "simple") for name in names]
+    def __init__(self, names: list[str], text_tower: TextTower):
+        self.choices = [text_tower(texts_of(name)) for name in names]
         self.plain = torch.stack([rows[0] for rows in self.choices])
 
     def draw(self, rng: np.random.Generator) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Segmentation metrics from one confusion matrix, whose memory does not grow with the number of images."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -51,7 +50,7 @@ class SegmentationMetric:
             torch.add(guess.clamp(max=size - 1), truth.clamp(max=size - 1), alpha=size, out=block_pairs)
         if lowest < 0:
             raise ValueError(f"prediction or labels hold id {lowest}; ids start at 0.")
-        counts = _count(pairs, size**2).view(size, size).cpu()
+        counts = torch.bincount(pairs, minlength=size**2).view(size, size).cpu()
         if self.ignore_index < self.num_labels:
             counts[self.ignore_index], ignored = 0, 0
         allowed = f"0 to {self.num_labels - 1}"
@@ -100,15 +99,6 @@ class SegmentationMetric:
             "per_class_accuracy": accuracy.tolist(),
             "per_class_pixels": truth.long().tolist(),
         }
-
-
-def _count(pairs: torch.Tensor, size: int) -> torch.Tensor:
-    """`torch.bincount` in as many threads as torch may use; alone it takes one, and most of the time goes there."""
-    if pairs.device.type != "cpu" or pairs.numel() < BLOCK_PIXELS:
-        return torch.bincount(pairs, minlength=size)
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(lambda part: torch.bincount(part, minlength=size), pairs.chunk(threads)))
 
 
 def _to_signed(ids: torch.Tensor) -> torch.Tensor:
