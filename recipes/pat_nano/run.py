@@ -1,4 +1,4 @@
-"""Makes pat-nano from nothing: text tower, vision tower, then PAT on top. Run it again to go on where it stopped.
+"""Makes pat-nano from nothing: text tower, convolutional teacher, vision tower, then PAT on top. Run it again to go on where it stopped.
 
 python recipes/pat_nano/run.py --data DATA --class-names LISTS --work WORK [--wordnet /usr/share/wordnet]
 """
@@ -29,12 +29,14 @@ def main() -> None:
     parser.add_argument("--class-names", type=Path, required=True, help="folder of the benchmarks' class name lists")
     parser.add_argument("--work", type=Path, required=True, help="folder for caches, checkpoints and results")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
-    parser.add_argument("--minutes", type=float, default=77, help="time for the vision tower")
+    parser.add_argument("--minutes", type=float, default=150, help="time for the vision tower")
     args = parser.parse_args()
     data, lists, work = args.data.resolve(), args.class_names.resolve(), args.work.resolve()
     common = ["--data", data, "--work", work]
     text = [HERE / "text_tower.py", *common, "--class-names", lists, "--wordnet", args.wordnet, "--threads", "2"]
     stage("text tower", work / "text", *text)
+    teacher = [HERE / "conv_teacher.py", *common, "--text", work / "text"]
+    stage("convolutional teacher", work / "conv_teacher.safetensors", *teacher)
     vision = [HERE / "vision_tower.py", *common, "--minutes", str(args.minutes)]
     stage("vision tower", work / "clip-final", *vision)
     pat = ["examples/train.py", "--config", "configs/nano_pat.yaml", "--clip", work / "clip-final", "--data", data]

@@ -131,7 +131,7 @@ class Run:
         check_held_out([name for photos in self.photos.values() for name in photos.names])
         text_tower = TextTower(args.work / "text")
         self.names = {name: Names(photos.names, text_tower) for name, photos in self.photos.items()}
-        self.teacher = load_conv_teacher(args.work / "conv_teacher.pt")
+        self.teacher = load_conv_teacher(args.work / "conv_teacher.safetensors")
         self.measured = measured_sets(args.data)
         torch.manual_seed(args.seed)
         self.clip, self.average = new_clip(), new_clip()
