@@ -1,4 +1,5 @@
-"""Makes pat-nano from nothing: text tower, convolutional teacher, vision tower, then PAT on top. Run it again to go on where it stopped.
+"""Makes pat-nano from nothing: text tower, convolutional teacher, vision tower, PAT. Run it again to go on.
+
 
 python recipes/pat_nano/run.py --data DATA --class-names LISTS --work WORK [--wordnet /usr/share/wordnet]
 """
