@@ -29,6 +29,14 @@ def folder(tmp_path):
     return write_set(tmp_path / "set", {0: "background", 2: "car", 7: "tree"}, [mask, mask])
 
 
+def test_classes_can_be_held_out(folder):
+    dataset = FolderDataset(folder, "train", ignored_classes=["background", "Car"])
+    assert dataset.names == ["tree"]
+    assert set(np.unique(dataset[0].labels)) <= {0, dataset.ignore_index}
+    with pytest.raises(ValueError, match="'bus' is not on the class list: background, car, tree"):
+        FolderDataset(folder, "train", ignored_classes=["bus"])
+
+
 def test_background_is_ignored_and_ids_are_renumbered(folder):
     dataset = FolderDataset(folder, "train")
     assert dataset.names == ["car", "tree"]

@@ -8,7 +8,7 @@ The form, one folder per data set::
     splits/SPLIT.txt                   one NAME per line
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 IGNORE_INDEX = 255
+BACKGROUND = "background"
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -151,22 +152,25 @@ def read_classes(path: str | Path) -> dict[int, str]:
 
 
 def index_classes(
-    classes: Mapping[int, str], ignore_index: int, ignore_background: bool = True
+    classes: Mapping[int, str], ignore_index: int, ignored_classes: Collection[str] = (BACKGROUND,)
 ) -> tuple[list[str], LabelMapping]:
     """
     Names in id order, and the mapping of ids to them; ids are renumbered where the list has gaps.
 
-    A class called "background" is left out of the names and its pixels are ignored, unless `ignore_background` is off.
+    Classes called one of `ignored_classes` are left out of the names and their pixels are ignored.
 
     Raises:
-        ValueError: If `ignore_index` is also a class.
+        ValueError: If `ignore_index` is also a class, or an ignored class other than "background" is none.
     """
+    ignored = {name.lower() for name in ignored_classes}
+    if unknown := sorted(ignored - {name.lower() for name in classes.values()} - {BACKGROUND}):
+        raise ValueError(f"ignored class {unknown[0]!r} is not on the class list: {', '.join(classes.values())}")
     if ignore_index in classes or ignore_index < len(classes):
         raise ValueError(
             f"{ignore_index} stands for 'not labelled', but the class list goes to {max(classes)}: set ignore_index "
             "to 65535 and use that in the masks"
         )
-    kept = [i for i in sorted(classes) if not (ignore_background and classes[i].lower() == "background")]
+    kept = [i for i in sorted(classes) if classes[i].lower() not in ignored]
     index_of = dict.fromkeys(classes, ignore_index) | {number: index for index, number in enumerate(kept)}
     return [classes[number] for number in kept], LabelMapping(index_of, ignore_index)
 
@@ -178,12 +182,12 @@ class FolderDataset(SegmentationDataset):
         folder: the data set's folder, with `images/`, `masks/`, `classes.txt` and `splits/`.
         split: which `splits/SPLIT.txt` to read.
         ignore_index: the id of what is not labelled, in the files and in `labels`; 65535 where 255 is a class.
-        ignore_background: leave a class called "background" out of `names`; its pixels are ignored.
+        ignored_classes: classes to leave out of `names`; their pixels are ignored.
         strict: whether a photo or mask that the split names and nobody has is an error; otherwise it is left out and
             named in the attribute `missing`.
 
     `names` holds the class names in id order and `labels` of every sample index into it (ids are renumbered when the
-    class list has gaps or loses its background).
+    class list has gaps or loses ignored classes).
 
     Raises:
         ValueError: a missing folder, class list or split; a split that names a photo without file or mask (on
@@ -194,7 +198,7 @@ class FolderDataset(SegmentationDataset):
         self,
         folder: str | Path,
         split: str,
-        ignore_background: bool = True,
+        ignored_classes: Collection[str] = (BACKGROUND,),
         ignore_index: int = IGNORE_INDEX,
         strict: bool = True,
     ):
@@ -207,7 +211,7 @@ class FolderDataset(SegmentationDataset):
         if not (self.folder / "classes.txt").is_file():
             raise ValueError(f"data folder {str(self.folder)!r} has no classes.txt")
         classes = read_classes(self.folder / "classes.txt")
-        self.names, self._to_labels = index_classes(classes, ignore_index, ignore_background)
+        self.names, self._to_labels = index_classes(classes, ignore_index, ignored_classes)
         self._photos = {path.stem: path for path in (self.folder / "images").iterdir() if is_photo(path)}
         problems = {stem: self._find_problem(stem) for stem in self._read_split()}
         self.stems, self.missing = leave_out(problems, strict)

@@ -1,12 +1,12 @@
 """From a line in a config or on the command line to a data set: folders, benchmarks, `datasets`, photos alone."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from .benchmarks import open_benchmark
-from .data import IGNORE_INDEX, FolderDataset, PhotoFolder, SegmentationDataset
+from .data import BACKGROUND, IGNORE_INDEX, FolderDataset, PhotoFolder, SegmentationDataset
 from .hub_data import HubRows, HubStream, load_rows
 
 
@@ -26,6 +26,7 @@ class DataSource:
         classes: Of a `dataset`: file with lines "id: name".
         streaming: Of a `dataset`: read it as it arrives instead of downloading it first.
         ignore_index: Id of what is not labelled, in a `folder` or a `dataset`.
+        ignored_classes: Of a `folder`: classes that count as not labelled, to hold them out of training.
 
     Raises:
         ValueError: If it names no data set or several.
@@ -43,6 +44,7 @@ class DataSource:
     classes: str | None = None
     streaming: bool = False
     ignore_index: int = IGNORE_INDEX
+    ignored_classes: list[str] = field(default_factory=lambda: [BACKGROUND])
 
     def __post_init__(self):
         if len(self._places()) != 1:
@@ -66,7 +68,7 @@ class DataSource:
             ValueError: If it is not there or not complete.
         """
         if self.folder:
-            return FolderDataset(self.folder, self.split, ignore_index=self.ignore_index, strict=strict)
+            return FolderDataset(self.folder, self.split, self.ignored_classes, self.ignore_index, strict)
         if self.photos:
             return PhotoFolder(self.photos)
         if self.benchmark:
@@ -92,7 +94,7 @@ def read_source(item: str | dict[str, Any]) -> DataSource:
         values = json.loads(item) if isinstance(item, str) else item
     except json.JSONDecodeError as error:
         raise ValueError(f"data set {item!r} is no JSON: {error}") from None
-    known = [field.name for field in fields(DataSource)]
+    known = [known_field.name for known_field in fields(DataSource)]
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"unknown field {unknown[0]!r} of a data set; there are {', '.join(known)}")
