@@ -140,6 +140,18 @@ def test_codebooks_move_in_training_only(segmenter, pixel_values, text_embeds, l
     assert all(not list(codebook.parameters()) for codebook in codebooks)
 
 
+@torch.no_grad()
+def test_continuous_features_pass_if_asked(tokenizer_model, pixel_values):
+    continuous = PatModel(
+        type(tokenizer_model.config).from_dict({**tokenizer_model.config.to_dict(), "quantize": False})
+    )
+    continuous.load_state_dict(tokenizer_model.state_dict())
+    output, expected = continuous.eval()(pixel_values), tokenizer_model(pixel_values)
+    assert all(torch.equal(*level) for level in zip(output.codes, expected.codes, strict=True))
+    assert output.commitment_loss == 0 < expected.commitment_loss
+    assert not torch.allclose(output.reconstruction, expected.reconstruction)
+
+
 def test_dead_codes_come_back(tokenizer_model, pixel_values):
     codebook = tokenizer_model.codebooks[2]
     codebook.embed[:8], codebook.embed_sum[:8], codebook.cluster_size[:8] = -codebook.embed[8:9], 0.0, 0.0

@@ -39,15 +39,16 @@ class PatCodebook(nn.Module):
         num_codes: Size of the codebook.
         dim: Dimension of a code.
         decay: Decay of the moving averages.
+        quantize: Whether features are replaced by their codes; if not, they pass as they are.
     """
 
     num_kmeans_steps = 10
     # A code is replaced below this share of the tokens that it would get if all were used alike (our choice).
     dead_below = 0.1
 
-    def __init__(self, num_codes: int, dim: int, decay: float):
+    def __init__(self, num_codes: int, dim: int, decay: float, quantize: bool = True):
         super().__init__()
-        self.num_codes, self.dim, self.decay = num_codes, dim, decay
+        self.num_codes, self.dim, self.decay, self.quantize = num_codes, dim, decay, quantize
         self.register_buffer("embed", spread_codes(num_codes, dim))
         self.register_buffer("embed_sum", torch.zeros(num_codes, dim))
         self.register_buffer("cluster_size", torch.zeros(num_codes))
@@ -73,6 +74,8 @@ class PatCodebook(nn.Module):
             if self.training and torch.is_grad_enabled():
                 self.update(features.detach().flatten(0, -2))
             codes = self.nearest(features)
+            if not self.quantize:
+                return features, codes, features.new_zeros(())
             quantized = self.lookup(codes)
             commitment_loss = (features - quantized).square().sum(-1).mean()
             # Straight-through; in this order the value is exactly that of the code.

@@ -32,6 +32,8 @@ class PatConfig(PreTrainedConfig):
         codebook_sizes (`list[int]`): Number of codes of each level.
         codebook_dim (`int`): Dimension of a code, which lies on the unit sphere.
         codebook_decay (`float`): Decay of the moving averages that update the codes, between 0 and 1.
+        quantize (`bool`): Whether features are replaced by their codes. `False` lets the continuous features pass, to
+            see what quantisation costs; what is decoded from stored codes means nothing then.
         hidden_size (`int`): Width of the level encoders and of the shared decoder.
         num_decoder_blocks (`int`): Convolutional blocks of the decoder at each level.
         level_dropout (`float`): Share of training images whose finest levels are hidden from the decoder.
@@ -69,6 +71,7 @@ class PatConfig(PreTrainedConfig):
     codebook_sizes: list | tuple = (512, 512, 512)
     codebook_dim: int = 32
     codebook_decay: float | int = 0.99
+    quantize: bool = True
     hidden_size: int = 256
     num_decoder_blocks: int = 2
     level_dropout: float | int = 0.5

@@ -108,7 +108,10 @@ class PatModel(PatPreTrainedModel):
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.encoders = nn.ModuleList([PatLevelEncoder(config, level) for level in range(config.num_levels)])
         self.codebooks = nn.ModuleList(
-            [PatCodebook(size, config.codebook_dim, config.codebook_decay) for size in config.codebook_sizes]
+            [
+                PatCodebook(size, config.codebook_dim, config.codebook_decay, config.quantize)
+                for size in config.codebook_sizes
+            ]
         )
         self.decoder = PatDecoder(config)
         self.pixels_per_cell = round(config.vision_config.patch_size * config.level_strides[-1])
