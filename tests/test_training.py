@@ -49,6 +49,7 @@ def workplace(tmp_path_factory):
         f"clip: {folder / 'clip'}\ndata: {folder / 'data'}\n"
         f"train: [{{folder: street, weight: 2}}, 'animals:train']\nmodel: {json.dumps(model)}\n"
         "crop_size: 32\nbatch_size: 2\nmax_steps: 20\nwarmup_steps: 2\nlog_every: 1\nsave_every: 5\nworkers: 0\n"
+        "validation: []\nsynonyms:\n"  # not given
     )
     return folder
 

@@ -119,7 +119,7 @@ class Run:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.step = args, 0
-        self.photos = {name: Photos(args.data / name, args.work / "cache") for name in SHARES}
+        self.photos = {name: Photos(args.data / name, "train", args.work / "cache") for name in SHARES}
         text_tower = TextTower(args.text)
         self.names = {name: Names(photos.names, text_tower) for name, photos in self.photos.items()}
         torch.manual_seed(args.seed)

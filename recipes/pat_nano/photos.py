@@ -126,8 +126,8 @@ def class_weights(labels: list[np.ndarray], classes: int) -> torch.Tensor:
 class Photos:
     """One data set's training photos, drawn at random without end, photos of rare classes more often."""
 
-    def __init__(self, folder: Path, cache: Path):
-        data = decode(folder, "train", cache)
+    def __init__(self, folder: Path, split: str, cache: Path):
+        data = decode(folder, split, cache)
         self.names: list[str] = data["names"]
         self._images, self._labels = data["images"], data["labels"]
         self._chances = rarity(self._labels, len(self.names))

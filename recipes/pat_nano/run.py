@@ -11,8 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from splits import divide
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
+SETS = ["camvid", "msrc_v2", "voc_animals", "labelme_facade", "coco_subset", "clothing_ccp"]
 
 
 def stage(title: str, done: Path, *command: str | Path) -> None:
@@ -33,6 +36,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=150, help="time for the vision tower")
     args = parser.parse_args()
     data, lists, work = args.data.resolve(), args.class_names.resolve(), args.work.resolve()
+    divide(data, work / "data", SETS)
+    data = work / "data"
     common = ["--data", data, "--work", work]
     text = [HERE / "text_tower.py", *common, "--class-names", lists, "--wordnet", args.wordnet, "--threads", "2"]
     stage("text tower", work / "text", *text)

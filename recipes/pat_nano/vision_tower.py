@@ -127,7 +127,7 @@ class Run:
         self.step, self.elapsed = 0, 0.0
         self.rngs = [np.random.default_rng((args.seed, worker)) for worker in range(args.threads)]
         self.generators = [torch.Generator().manual_seed(int(rng.integers(2**31))) for rng in self.rngs]
-        self.photos = {name: Photos(args.data / name, args.work / "cache") for name in SHARES}
+        self.photos = {name: Photos(args.data / name, "clip", args.work / "cache") for name in SHARES}
         check_held_out([name for photos in self.photos.values() for name in photos.names])
         text_tower = TextTower(args.work / "text")
         self.names = {name: Names(photos.names, text_tower) for name, photos in self.photos.items()}

@@ -70,6 +70,8 @@ def _config_to_flags(parser: HfArgumentParser, path: str, config_class: type) ->
     for name, value in (values or {}).items():
         if name not in {field.name for field in fields(config_class)}:
             parser.error(f"--config: {path} has an unknown value {name!r}{_suggest(name, config_class)}")
+        if value in (None, []):  # no value is what a flag that is not given means
+            continue
         items = value if isinstance(value, list) else [value]
         flags += [f"--{name}", *(json.dumps(item) if isinstance(item, dict) else str(item) for item in items)]
     return flags

@@ -1,0 +1,54 @@
+"""The tables of the ablation that recipes/pat_nano/ablation.py trained and evaluated."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from .figures import MEASURED, table
+
+ROWS = {
+    "floor: CLIP's patch embeddings, nothing trained": ("pat", "floor"),
+    "baseline: `token_guidance=False`": ("baseline", "pixels"),
+    "**PAT**": ("pat", "pixels"),
+    "one level, stride 8": ("one_level", "pixels"),
+    "tight coupling": ("tight_coupling", "pixels"),
+    "without the pixel branch": ("no_pixel_branch", "pixels"),
+    "without the feature head": ("no_feature_head", "pixels"),
+    "continuous features instead of codes": ("continuous", "pixels"),
+    "PAT, from codes alone": ("pat", "codes"),
+}
+SETS = {name: f"{name} {split}" for name, split in MEASURED.items()}
+
+
+def read(folder: Path, variant: str, source: str) -> list[dict]:
+    """Results of all seeds; [] where the variant was not trained."""
+    paths = sorted(folder.glob(f"{variant}_[0-9]*/evaluation_{source}/results.json"))
+    return [json.loads(path.read_text(encoding="utf-8"))["data"] for path in paths]
+
+
+def ablation_table(folder: Path, figure: str) -> str:
+    """Mean and standard deviation over seeds of "mean_iou" or "boundary_mean_iou", per set and of the sets' mean."""
+    rows = []
+    for title, (variant, source) in ROWS.items():
+        if results := read(folder, variant, source):
+            rows.append((title, *_cells(results, lambda of_set: of_set[figure]), str(len(results))))
+    return table(("", *SETS, "mean", "seeds"), rows)
+
+
+def held_out_table(folder: Path) -> str:
+    """Classes that PAT's training never labelled, and the others, of a training without them."""
+    rows = []
+    for title, variant in (("baseline", "baseline_held_out"), ("**PAT**", "pat_held_out")):
+        results = read(folder, variant, "pixels")
+        for group in ("seen", "unseen") if results else ():
+            rows.append((title, group, *_cells(results, lambda of_set, group=group: of_set[group]["mean_iou"])))
+    return table(("", "classes", *SETS, "mean"), rows)
+
+
+def _cells(results: list[dict], figure: Callable[[dict], float]) -> list[str]:
+    scores = np.array([[figure(result[name]) for name in SETS.values()] for result in results])
+    scores = np.concatenate([scores, scores.mean(1, keepdims=True)], axis=1)
+    spread = scores.std(0, ddof=1) if len(scores) > 1 else np.full(scores.shape[1], np.nan)
+    return [f"{m:.3f}" + ("" if np.isnan(s) else f" ± {s:.3f}") for m, s in zip(scores.mean(0), spread, strict=True)]

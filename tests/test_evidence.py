@@ -1,0 +1,42 @@
+"""What benchmarks/evidence computes, on cases whose answer is known."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.evidence.figures import table
+from benchmarks.evidence.tokens import cell_labels, compress, mean_average_precision, mutual_information
+
+
+def test_table():
+    assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_mean_average_precision():
+    relevant = np.array([[1, 0], [1, 0], [0, 0], [0, 0]], dtype=bool)
+    assert mean_average_precision(np.array([[4, 0], [3, 0], [2, 0], [1, 0]]), relevant) == 1
+    # Relevant at ranks 2 and 4: (1/2 + 2/4) / 2. The class that no photo shows does not count.
+    assert mean_average_precision(np.array([[3, 0], [1, 0], [4, 0], [2, 0]]), relevant) == pytest.approx(0.5)
+    assert mean_average_precision(np.zeros((4, 2)), relevant) == 0.5  # no order at all: chance
+
+
+def test_mutual_information():
+    assert mutual_information(np.array([[0.5, 0], [0, 0.5]])) == pytest.approx(1)
+    assert mutual_information(np.array([[0.25, 0.25], [0.25, 0.25]])) == pytest.approx(0)
+
+
+def test_cells_take_the_label_in_their_middle():
+    labels = np.zeros((40, 60), dtype=int)
+    labels[20:, 30:] = 1
+    assert cell_labels(labels, (2, 2)).tolist() == [[0, 0], [0, 1]]
+
+
+def test_codecs_keep_within_the_budget():
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(
+        (160, 120), Image.Resampling.BICUBIC
+    )
+    for codec in ("JPEG", "WEBP"):
+        assert compress(photo, codec, 10) is None  # not even a header
+        small, large = compress(photo, codec, 1500), compress(photo, codec, 6000)
+        assert 10 < small[0] < large[0] and small[1] < large[1] <= 1
