@@ -267,7 +267,14 @@ def test_loss_of_mixed_sizes_is_the_mean_over_images(segmenter, text_embeds):
         segmenter(image, text_embeds=text_embeds, labels=labels[row : row + 1, : image.shape[2], : image.shape[3]])
         for row, image in enumerate(images)
     ]
-    for name in ("loss", "segmentation_loss", "reconstruction_loss", "feature_loss", "commitment_loss"):
+    for name in (
+        "loss",
+        "segmentation_loss",
+        "code_segmentation_loss",
+        "reconstruction_loss",
+        "feature_loss",
+        "commitment_loss",
+    ):
         torch.testing.assert_close(together[name], torch.stack([output[name] for output in alone]).mean())
 
 

@@ -116,7 +116,14 @@ def undisturbed(workplace):
 def test_two_processes_equal_one_with_double_batch(workplace, tmp_path):
     succeed(workplace, tmp_path / "two", processes=2)
     succeed(workplace, tmp_path / "one", "--batch_size", 4)
-    losses = ("loss", "segmentation_loss", "reconstruction_loss", "feature_loss", "commitment_loss")
+    losses = (
+        "loss",
+        "segmentation_loss",
+        "code_segmentation_loss",
+        "reconstruction_loss",
+        "feature_loss",
+        "commitment_loss",
+    )
     one, two = logged(tmp_path / "one", *losses), logged(tmp_path / "two", *losses)
     for name in losses:
         assert one[name].keys() == set(range(1, 21))

@@ -42,8 +42,8 @@ class PatConfig(PreTrainedConfig):
             branches are "loosely coupled", hence `False`.
         refiner_channels (`int`): Width of the class-agnostic network that refines the similarity maps.
         max_refined_labels (`int`): Labels per image that are refined; the rest keep their plain similarity.
-        segmentation_loss_weight, reconstruction_loss_weight, feature_loss_weight, commitment_loss_weight (`float`):
-            Weights of the parts of the loss.
+        segmentation_loss_weight, code_segmentation_loss_weight, reconstruction_loss_weight, feature_loss_weight,
+            commitment_loss_weight (`float`): Weights of the parts of the loss.
         semantic_loss_ignore_index (`int`): Label that the segmentation loss skips. Must not be a class id: with more
             than 255 classes use 65535.
         vocabulary_baked (`bool`): Whether class embeddings for `id2label` are part of the checkpoint. Set by
@@ -80,6 +80,7 @@ class PatConfig(PreTrainedConfig):
     refiner_channels: int = 16
     max_refined_labels: int = 256
     segmentation_loss_weight: float | int = 1.0
+    code_segmentation_loss_weight: float | int = 0.5
     reconstruction_loss_weight: float | int = 1.0
     feature_loss_weight: float | int = 1.0
     commitment_loss_weight: float | int = 0.25

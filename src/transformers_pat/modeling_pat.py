@@ -393,16 +393,21 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
             return self._forward_mixed_sizes(pixel_values, pixel_mask, text_embeds, labels, noise)
         features = self.pat.extract_features(pixel_values, with_image_embeds=labels is not None)
         tokens = self.pat.tokenize(features) if self._needs_tokens(labels) else None
-        logits = self._segment(features.dense_embeds, tokens, text_embeds, pixel_values.shape[-2:])
+        decoded = self._decode_guidance(tokens)
+        logits = self._segment(features.dense_embeds, decoded, text_embeds, pixel_values.shape[-2:])
         if labels is None:
             return PatSegmentationOutput(logits=logits, codes=tokens.codes if tokens else None)
         reconstructed = self.pat.reconstruct(pixel_values, features, tokens, noise)
         segmentation_loss = self._segmentation_loss(logits, labels)
+        code_segmentation_loss = self._code_segmentation_loss(decoded, text_embeds, labels)
         return PatSegmentationOutput(
-            loss=self.config.segmentation_loss_weight * segmentation_loss + reconstructed.loss,
+            loss=self.config.segmentation_loss_weight * segmentation_loss
+            + self.config.code_segmentation_loss_weight * code_segmentation_loss
+            + reconstructed.loss,
             logits=logits,
             codes=tokens.codes,
             segmentation_loss=segmentation_loss,
+            code_segmentation_loss=code_segmentation_loss,
             reconstruction_loss=reconstructed.reconstruction_loss,
             feature_loss=reconstructed.feature_loss,
             commitment_loss=reconstructed.commitment_loss,
@@ -429,10 +434,8 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         """
         text_embeds = self._resolve_text_embeds(None, None, None, text_embeds)
         decoded = self.pat.decoder(*self.pat._look_up(codes, None, output_size))
-        patch_embeds = self.pat._to_patch_embeds(decoded)
         guidance = decoded if self.config.token_guidance else None
-        logits = self.segmenter(patch_embeds, text_embeds, self.logit_scale.exp(), guidance)
-        return logits if output_size is None else self._crop_to_image(logits, output_size)
+        return self._segment(self.pat._to_patch_embeds(decoded), guidance, text_embeds, output_size)
 
     def segment_windows(
         self, pixel_values: torch.Tensor, window_size: int, stride: int, text_embeds: torch.Tensor | None = None
@@ -568,19 +571,22 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
     def _needs_tokens(self, labels: torch.Tensor | None) -> bool:
         return self.config.token_guidance or labels is not None
 
+    def _decode_guidance(self, tokens: Tokens | None) -> torch.Tensor | None:
+        """What the shared decoder makes of all levels, for guidance; None for the baseline."""
+        if not self.config.token_guidance:
+            return None
+        coupled = self.config.segmentation_updates_codes
+        return self.pat.decoder([q if coupled else q.detach() for q in tokens.quantized])
+
     def _segment(
         self,
         dense_embeds: torch.Tensor,
-        tokens: Tokens | None,
+        decoded: torch.Tensor | None,
         text_embeds: torch.Tensor,
-        image_size: tuple[int, int],
+        image_size: tuple[int, int] | None,
     ) -> torch.Tensor:
-        decoded = None
-        if self.config.token_guidance:
-            coupled = self.config.segmentation_updates_codes
-            decoded = self.pat.decoder([q if coupled else q.detach() for q in tokens.quantized])
         logits = self.segmenter(dense_embeds, text_embeds, self.logit_scale.exp(), decoded)
-        return self._crop_to_image(logits, image_size)
+        return logits if image_size is None else self._crop_to_image(logits, image_size)
 
     def _crop_to_image(self, logits: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
         """Resample logits of whole patches so that they cover the image and none of its padding."""
@@ -654,6 +660,15 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
         valid = (labels != ignore_index).flatten(1).sum(1)
         return (losses.flatten(1).sum(1) / valid.clamp(min=1)).mean()
+
+    def _code_segmentation_loss(
+        self, decoded: torch.Tensor | None, text_embeds: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """The same for segmentation from the codes alone, where the decoded patch embeddings stand in for CLIP's."""
+        if decoded is None or self.config.code_segmentation_loss_weight == 0:
+            return text_embeds.new_zeros(())
+        logits = self._segment(self.pat._to_patch_embeds(decoded), decoded, text_embeds, labels.shape[-2:])
+        return self._segmentation_loss(logits, labels)
 
     def _resolve_text_embeds(
         self,
