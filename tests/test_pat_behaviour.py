@@ -203,6 +203,19 @@ def test_segments_from_codes(segmenter, text_embeds, size):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("size", [(32, 32), (33, 20)])
+def test_code_segmentation_loss_is_that_of_segmenting_from_codes(segmenter, text_embeds, size):
+    pixel_values, labels = random_images(2, *size), torch.randint(0, NUM_WORDS, (2, *size))
+    output = segmenter.eval()(pixel_values, text_embeds=text_embeds, labels=labels)
+    logits = segmenter.segment_codes(output.codes, text_embeds, size)
+    torch.testing.assert_close(output.code_segmentation_loss, segmenter._segmentation_loss(logits, labels))
+    segmenter.config.code_segmentation_loss_weight = 0.0
+    without = segmenter(pixel_values, text_embeds=text_embeds, labels=labels)
+    assert without.code_segmentation_loss == 0
+    torch.testing.assert_close(output.loss - without.loss, 0.5 * output.code_segmentation_loss)
+
+
+@torch.no_grad()
 def test_codes_of_faithful_features_segment_like_pixels(segmenter, pixel_values, text_embeds, monkeypatch):
     """With decoded patch embeddings equal to CLIP's own, nothing is lost by going through the codes."""
     expected = segmenter(pixel_values, text_embeds=text_embeds)
