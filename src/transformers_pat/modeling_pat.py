@@ -17,7 +17,7 @@ from .configuration_pat import PatConfig
 from .outputs_pat import LOSS_FIELDS, PatEncoderOutput, PatModelOutput, PatSegmentationOutput
 from .prompts_pat import check_labels
 from .pyramid_pat import PatDecoder, PatLevelEncoder, average_pool, level_grid, pixel_shuffle
-from .segmenter_pat import PatRefiner, PatSegmenter
+from .segmenter_pat import PatGuidance, PatRefiner, PatSegmenter
 
 
 @dataclass
@@ -61,8 +61,10 @@ class PatPreTrainedModel(CheckpointMixin, PreTrainedModel):
         elif isinstance(module, PatRefiner):
             init.zeros_(module.out.weight)
             init.zeros_(module.out.bias)
-        elif isinstance(module, PatSegmenter) and module.gate is not None:
+        elif isinstance(module, PatGuidance):
             init.zeros_(module.gate)
+            if module.mixture_gate is not None:
+                init.zeros_(module.mixture_gate)
         elif isinstance(module, PatForSemanticSegmentation):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
             if module.class_embeds is not None:
