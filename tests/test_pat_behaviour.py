@@ -36,6 +36,15 @@ def test_untrained_guidance_equals_the_baseline(make_segmenter, text_embeds, siz
 
 
 @torch.no_grad()
+def test_an_untrained_segmenter_is_plain_similarity(make_segmenter, pixel_values, text_embeds):
+    model = make_segmenter()
+    dense_embeds = model.pat.extract_features(pixel_values).dense_embeds.permute(0, 3, 1, 2)
+    finer = F.normalize(F.interpolate(dense_embeds, scale_factor=2, mode="bilinear"), dim=1)
+    expected = model.logit_scale.exp() * torch.einsum("bdhw,ld->blhw", finer, text_embeds)
+    torch.testing.assert_close(model(pixel_values, text_embeds=text_embeds).logits, expected)
+
+
+@torch.no_grad()
 def test_baseline_of_a_trained_model_lacks_only_the_guidance(segmenter, pixel_values, text_embeds, tmp_path):
     segmenter.save_pretrained(tmp_path)
     baseline = PatForSemanticSegmentation.from_pretrained(tmp_path, token_guidance=False)

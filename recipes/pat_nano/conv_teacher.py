@@ -205,7 +205,7 @@ class Run:
                 speed = (self.step - seen) / (time.monotonic() - begin)
                 log(f"step {self.step} loss {np.mean(losses):.4f} {speed:.2f} steps/s lr {self.learning_rate():.1e}")
                 losses, begin, seen = [], time.monotonic(), self.step
-            if self.step % 200 == 0:
+            if self.step % 100 == 0:
                 self.save()
             if self.step % 1000 == 0 and self.step < self.args.steps:
                 log(self.evaluate(192, 3))

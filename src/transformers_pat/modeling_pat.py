@@ -16,8 +16,8 @@ from .codebook_pat import PatCodebook
 from .configuration_pat import PatConfig
 from .outputs_pat import LOSS_FIELDS, PatEncoderOutput, PatModelOutput, PatSegmentationOutput
 from .prompts_pat import check_labels
-from .pyramid_pat import PatDecoder, PatLevelEncoder, average_pool, level_grid, pixel_shuffle
-from .segmenter_pat import PatGuidance, PatRefiner, PatSegmenter
+from .pyramid_pat import PatDecoder, PatLevelEncoder, ZeroLinear, average_pool, level_grid, pixel_shuffle
+from .segmenter_pat import PatGuidance, PatSegmenter
 
 
 @dataclass
@@ -58,9 +58,8 @@ class PatPreTrainedModel(CheckpointMixin, PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, PatCodebook):
             module.reset_buffers(init.copy_)
-        elif isinstance(module, PatRefiner):
-            init.zeros_(module.out.weight)
-            init.zeros_(module.out.bias)
+        elif isinstance(module, ZeroLinear):
+            init.zeros_(module.weight)
         elif isinstance(module, PatGuidance):
             init.zeros_(module.gate)
             if module.mixture_gate is not None:

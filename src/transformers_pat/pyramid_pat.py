@@ -10,15 +10,27 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_pat import PatConfig
 
 
+class ZeroLinear(nn.Linear):
+    """
+    Starts at zero (`PatPreTrainedModel._init_weights`), so that what it is added to starts unchanged.
+
+    A class of its own, because transformers does not ask modules without weights of their own, such as the one that
+    holds this layer, how to start if the model's code is not its own.
+    """
+
+
 class PatBlock(GradientCheckpointingLayer):
-    """Residual block on (batch, height, width, channels): depthwise convolution, norm, feed-forward (ConvNeXt)."""
+    """
+    Residual block on (batch, height, width, channels), at first the identity: depthwise convolution, norm,
+    feed-forward (ConvNeXt).
+    """
 
     def __init__(self, channels: int, kernel_size: int):
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
         self.norm = nn.LayerNorm(channels)
         self.expand = nn.Linear(channels, 2 * channels)
-        self.contract = nn.Linear(2 * channels, channels)
+        self.contract = ZeroLinear(2 * channels, channels)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         mixed = self.depthwise(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -64,7 +76,8 @@ class PatLevelEncoder(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in self.layers])
         self.project = nn.Linear(len(self.layers) * width, config.hidden_size * self.upsampling**2)
         is_finest = level == config.num_levels - 1
-        self.compose = None if is_finest else nn.Linear(config.hidden_size, config.hidden_size)
+        # At first a level says what its own layers say; what finer levels add is learnt.
+        self.compose = None if is_finest else ZeroLinear(config.hidden_size, config.hidden_size)
         self.finer_ratio = 1 if is_finest else round(self.stride / config.level_strides[level + 1])
         self.block = PatBlock(config.hidden_size, kernel_size=3)
         self.to_code = nn.Sequential(

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_pat import PatConfig
+from .pyramid_pat import ZeroLinear
 
 
 class PatRefinerBlock(nn.Module):
@@ -42,7 +43,7 @@ class PatRefiner(nn.Module):
         self.stem = nn.Conv2d(1, channels, 7, padding=3)
         self.guide = nn.Sequential(nn.LayerNorm(config.projection_dim), nn.Linear(config.projection_dim, channels))
         self.blocks = nn.ModuleList([PatRefinerBlock(channels) for _ in range(2)])
-        self.out = nn.Linear(channels, 1)
+        self.out = ZeroLinear(channels, 1)
 
     def forward(self, logits: torch.Tensor, dense_embeds: torch.Tensor) -> torch.Tensor:
         """
