@@ -211,7 +211,8 @@ class Run:
                 log(self.evaluate(192, 3))
                 begin = time.monotonic()
         self.save()
-        save_file(self.average.state_dict(), self.args.work / "conv_teacher.safetensors")
+        weights = {name: value.contiguous() for name, value in self.average.state_dict().items()}
+        save_file(weights, self.args.work / "conv_teacher.safetensors")
         for short_side in (160, 192, 224, 256):
             log(self.evaluate(short_side, 1))
 
@@ -225,7 +226,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--work", type=Path, required=True, help="folder for caches and checkpoints")
     parser.add_argument("--text", type=Path, required=True, help="folder of the text tower")
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
