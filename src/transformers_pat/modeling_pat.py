@@ -17,7 +17,7 @@ from .configuration_pat import PatConfig
 from .outputs_pat import LOSS_FIELDS, PatEncoderOutput, PatModelOutput, PatSegmentationOutput
 from .prompts_pat import check_labels
 from .pyramid_pat import PatDecoder, PatLevelEncoder, ZeroLinear, average_pool, level_grid, pixel_shuffle
-from .segmenter_pat import PatGuidance, PatSegmenter
+from .segmenter_pat import PatSegmenter
 
 
 @dataclass
@@ -60,10 +60,8 @@ class PatPreTrainedModel(CheckpointMixin, PreTrainedModel):
             module.reset_buffers(init.copy_)
         elif isinstance(module, ZeroLinear):
             init.zeros_(module.weight)
-        elif isinstance(module, PatGuidance):
+        elif isinstance(module, PatSegmenter) and module.gate is not None:
             init.zeros_(module.gate)
-            if module.mixture_gate is not None:
-                init.zeros_(module.mixture_gate)
         elif isinstance(module, PatForSemanticSegmentation):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
             if module.class_embeds is not None:

@@ -73,62 +73,12 @@ class PatRefiner(nn.Module):
         return self.out(hidden_states).squeeze(-1)
 
 
-class PatGuidance(nn.Module):
-    """
-    What the codes tell the segmenter: a residual in embedding space and, where the finest level is finer than a patch,
-    of which patches around it each of its cells is a mixture (convex upsampling, RAFT, arXiv 2003.12039), so that
-    borders follow what the fine levels saw.
-
-    Gates start at zero, so that untrained guidance changes nothing.
-    """
-
-    def __init__(self, config: PatConfig, upsampling: int):
-        super().__init__()
-        self.upsampling = upsampling
-        self.residual = nn.Linear(config.hidden_size, config.projection_dim)
-        self.gate = nn.Parameter(torch.zeros(config.projection_dim))
-        self.mixture = nn.Linear(config.hidden_size, 9) if upsampling > 1 else None
-        self.mixture_gate = nn.Parameter(torch.zeros(1)) if upsampling > 1 else None
-
-    def forward(self, decoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Args:
-            decoded: The shared decoder's output (batch, rows, columns, hidden_size).
-
-        Returns:
-            The residual (batch, rows, columns, projection_dim), and the mixtures for [`mix`], or None:
-            (batch, height, width, upsampling², 9).
-        """
-        residual = self.gate * self.residual(decoded)
-        if self.mixture is None:
-            return residual, None
-        mixtures = self.mixture(decoded).float().softmax(-1)
-        cells = (-1, self.upsampling)
-        mixtures = mixtures.unflatten(2, cells).unflatten(1, cells).transpose(2, 3).flatten(3, 4)
-        bilinear = bilinear_mixture(self.upsampling, decoded.device)
-        return residual, bilinear + self.mixture_gate * (mixtures - bilinear)
-
-
-def bilinear_mixture(factor: int, device: torch.device) -> torch.Tensor:
-    """What bilinear interpolation takes of the 3 × 3 patches around: (factor², 9)."""
-    offset = (torch.arange(factor, device=device) + 0.5) / factor - 0.5
-    line = torch.stack([(-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)])
-    return torch.einsum("kr,lc->rckl", line, line).reshape(factor**2, 9)
-
-
-def mix(maps: torch.Tensor, mixtures: torch.Tensor) -> torch.Tensor:
-    """Maps (batch, height, width, channels) at the finer cells: (batch, height * factor, width * factor, channels)."""
-    height, width = maps.shape[1:3]
-    padded = F.pad(maps.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
-    around = [padded[:, row : row + height, column : column + width] for row in range(3) for column in range(3)]
-    mixed = mixtures.to(maps.dtype) @ torch.stack(around, dim=3)
-    factor = round(mixed.shape[3] ** 0.5)
-    return mixed.unflatten(3, (factor, factor)).permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2, 3)
-
-
 class PatSegmenter(nn.Module):
     """
     Dense embeddings and class embeddings to logits: the baseline, and PAT when the codes guide it.
+
+    Guidance is a residual in embedding space, decoded from the codes, before the product with the words. Its gate
+    starts at zero, so that an untrained PAT equals the baseline exactly.
     """
 
     def __init__(self, config: PatConfig):
@@ -136,7 +86,8 @@ class PatSegmenter(nn.Module):
         self.upsampling = round(1 / config.level_strides[-1]) if config.level_strides[-1] < 1 else 1
         self.finest_to_patch = max(1, round(config.level_strides[-1]))
         self.refiner = PatRefiner(config)
-        self.guidance = PatGuidance(config, self.upsampling) if config.token_guidance else None
+        self.guidance = nn.Linear(config.hidden_size, config.projection_dim) if config.token_guidance else None
+        self.gate = nn.Parameter(torch.zeros(config.projection_dim)) if config.token_guidance else None
 
     def forward(
         self,
@@ -155,26 +106,22 @@ class PatSegmenter(nn.Module):
         Returns:
             Logits (batch, num_labels, rows, columns) at the finest level's stride (one patch if that is coarser).
         """
-        residual, mixtures = (None, None) if decoded is None else self.guidance(decoded)
-        if mixtures is None:
-            bilinear = bilinear_mixture(self.upsampling, dense_embeds.device)
-            mixtures = bilinear.expand(*dense_embeds.shape[:3], -1, -1)
-        embeds = self._upsample(dense_embeds, mixtures)
-        if residual is not None:
-            embeds = embeds + self._at_patches(residual)[:, : embeds.shape[1], : embeds.shape[2]]
+        embeds = self._upsample(dense_embeds.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self.guidance is not None and decoded is not None:
+            residual = self.gate * self.guidance(decoded)
+            if self.finest_to_patch > 1:
+                residual = residual.repeat_interleave(self.finest_to_patch, 1).repeat_interleave(
+                    self.finest_to_patch, 2
+                )[:, : embeds.shape[1], : embeds.shape[2]]
+            embeds = embeds + residual
         # In float32: half precision would round similarities that differ by less than words do.
         with torch.autocast(embeds.device.type, enabled=False):
             embeds = F.normalize(embeds.float(), dim=-1)
             logits = (logit_scale.float() * (embeds @ text_embeds.float().T)).permute(0, 3, 1, 2)
         at_patches = F.avg_pool2d(logits, self.upsampling) if self.upsampling > 1 else logits
-        refined = self.refiner(at_patches, dense_embeds).permute(0, 2, 3, 1)
-        return logits + self._upsample(refined, mixtures).permute(0, 3, 1, 2)
+        return logits + self._upsample(self.refiner(at_patches, dense_embeds))
 
-    def _at_patches(self, residual: torch.Tensor) -> torch.Tensor:
-        """Repeated, if the cells of the finest level are larger than patches."""
-        repeated = residual.repeat_interleave(self.finest_to_patch, 1)
-        return repeated.repeat_interleave(self.finest_to_patch, 2)
-
-    def _upsample(self, maps: torch.Tensor, mixtures: torch.Tensor) -> torch.Tensor:
-        """(batch, height, width, channels) at the finest level's cells."""
-        return maps if self.upsampling == 1 else mix(maps, mixtures)
+    def _upsample(self, maps: torch.Tensor) -> torch.Tensor:
+        if self.upsampling == 1:
+            return maps
+        return F.interpolate(maps, scale_factor=self.upsampling, mode="bilinear", align_corners=False)
