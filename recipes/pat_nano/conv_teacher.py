@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from measure import MEAN, STD, measured_sets
-from photos import Photos, classmix, cutmix, jitter
+from photos import Photos, draw_batch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from vocabulary import Names, TextTower
@@ -34,7 +34,6 @@ SHORT_SIDES = (1.0, 2.4)  # of the imagined photo, in crop sizes
 WIDTHS = (64, 128, 256, 448)
 STRIDE = 8
 WARMUP, EMA = 200, 0.998
-CUTMIX, CLASSMIX = 0.3, 0.3
 DROP_PATH, DROPOUT = 0.1, 0.1
 
 
@@ -140,19 +139,12 @@ class Run:
         torch.manual_seed(self.step)
         size = next(size for end, size in STAGES if self.step < end * self.args.steps)
         short_sides = (SHORT_SIDES[0] * size, SHORT_SIDES[1] * size)
-        drawn = {n: self.photos[n].draw(count, size, short_sides, rng) for n, count in SHARES.items()}
-        pixels = jitter(torch.cat([crops[0] for crops in drawn.values()]) / 255, generator)
-        start, rows = 0, {}
-        for name, (crops, labels, _) in drawn.items():
-            rows[name] = slice(start, start + len(crops))
-            cutmix(pixels[rows[name]], labels, CUTMIX, rng)
-            classmix(pixels[rows[name]], labels, CLASSMIX, rng)
-            start += len(crops)
+        pixels, _, rows, labels = draw_batch(self.photos, SHARES, size, short_sides, rng, generator)
         embeds, scale = self.teacher((pixels - MEAN) / STD), self.teacher.logit_scale.exp()
         loss = torch.zeros(())
         for name, part in rows.items():
             table, weights = self.names[name].draw(rng), self.photos[name].class_weights
-            loss = loss + SHARES[name] / start * set_loss(embeds[part], drawn[name][1], table, scale, weights)
+            loss = loss + SHARES[name] / len(pixels) * set_loss(embeds[part], labels[name], table, scale, weights)
         loss.backward()
         nn.utils.clip_grad_norm_(self.teacher.parameters(), 1.0)
         for group in self.optimizer.param_groups:

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers_pat.data import IGNORE_INDEX, FolderDataset
 
 LABEL_STRIDE = 4
+CUTMIX, CLASSMIX = 0.3, 0.3  # chance of a crop
 
 
 def decode(folder: Path, split: str, cache: Path) -> dict:
@@ -147,3 +148,23 @@ class Photos:
         pixels = torch.from_numpy(np.stack([crop[0] for crop in crops])).permute(0, 3, 1, 2)
         labels = torch.from_numpy(np.stack([crop[1] for crop in crops])).long()
         return pixels, labels, torch.tensor([crop[2] for crop in crops], dtype=torch.float32)
+
+
+def draw_batch(
+    photos: dict[str, Photos], counts: dict[str, int], size: int, short_side: tuple[float, float],
+    rng: np.random.Generator, generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, slice], dict[str, torch.Tensor]]:  # fmt: skip
+    """Crops of all data sets, jittered and mixed with others of their set.
+
+    Returns pixels (N, 3, size, size) in 0..1, windows (N, 4), the rows of each set, and its labels.
+    """
+    drawn = {name: of_set.draw(counts[name], size, short_side, rng) for name, of_set in photos.items()}
+    pixels = jitter(torch.cat([crops for crops, _, _ in drawn.values()]) / 255, generator)
+    start, rows = 0, {}
+    for name, (crops, labels, _) in drawn.items():
+        rows[name] = slice(start, start + len(crops))
+        cutmix(pixels[rows[name]], labels, CUTMIX, rng)
+        classmix(pixels[rows[name]], labels, CLASSMIX, rng)
+        start += len(crops)
+    windows = torch.cat([of_set[2] for of_set in drawn.values()])
+    return pixels, windows, rows, {name: labels for name, (_, labels, _) in drawn.items()}

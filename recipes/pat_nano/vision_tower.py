@@ -22,7 +22,7 @@ from conv_teacher import load_conv_teacher
 from export import save_clip
 from locality import make_local
 from measure import MEAN, STD, measured_sets, score
-from photos import Photos, classmix, cutmix, jitter
+from photos import Photos, draw_batch
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, kl_div, log_softmax, normalize
 from transformers import CLIPConfig, CLIPModel
@@ -40,7 +40,6 @@ VISION = dict(
 TEACHER_SCALE = 0.75  # the sizes that the teacher was trained on, at half the cost
 WARMUP = 200
 EMA = 0.998
-CUTMIX, CLASSMIX = 0.3, 0.3
 DISTILLATION = 0.6  # share of the loss that the teacher has
 
 
@@ -170,15 +169,8 @@ class Run:
         rng = self.rngs[worker]
         size, factor = next((size, factor) for end, size, factor in STAGES if self.progress <= end)
         counts = {name: max(1, round(share * factor / self.args.threads)) for name, share in SHARES.items()}
-        drawn = {name: p.draw(counts[name], size, SHORT_SIDES, rng) for name, p in self.photos.items()}
-        pixels = jitter(torch.cat([crops[0] for crops in drawn.values()]) / 255, self.generators[worker])
-        start, slices = 0, {}
-        for name, (crops, labels, _) in drawn.items():
-            slices[name] = slice(start, start + len(crops))
-            cutmix(pixels[slices[name]], labels, CUTMIX, rng)
-            classmix(pixels[slices[name]], labels, CLASSMIX, rng)
-            start += len(crops)
-        windows = torch.cat([crops[2] for crops in drawn.values()])
+        drawn = draw_batch(self.photos, counts, size, SHORT_SIDES, rng, self.generators[worker])
+        pixels, windows, slices, labels = drawn
         pixels = (pixels - MEAN) / STD
         with torch.no_grad():
             smaller = interpolate(pixels, scale_factor=TEACHER_SCALE, mode="bilinear", antialias=True)
@@ -191,9 +183,9 @@ class Run:
         for name, rows in slices.items():
             table, weights = self.names[name].draw(rng), self.photos[name].class_weights
             taught = (self.teacher.logit_scale.exp() * seen[rows] @ table.T).permute(0, 3, 1, 2)
-            part = set_loss(patches[rows], images[rows], drawn[name][1], table, scale, weights, taught)
-            loss = loss + part * (counts[name] / start)
-        return loss.item(), start, torch.autograd.grad(loss, list(self.trained.values()))
+            part = set_loss(patches[rows], images[rows], labels[name], table, scale, weights, taught)
+            loss = loss + part * (counts[name] / len(pixels))
+        return loss.item(), len(pixels), torch.autograd.grad(loss, list(self.trained.values()))
 
     def train_step(self) -> tuple[float, int]:
         """One optimizer step; returns the loss and how many crops it saw."""
