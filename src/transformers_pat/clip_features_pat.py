@@ -16,7 +16,8 @@ class ClipFeatures:
     Features of one batch of images; (height, width) is the patch grid.
 
     Args:
-        taps: Layer number -> hidden state, (batch, height, width, vision_hidden_size).
+        taps: Layer number -> hidden state, (batch, height, width, vision_hidden_size); for the last layer
+            `dense_embeds`.
         dense_embeds: Patch features in CLIP's joint space, unit length, (batch, height, width, projection_dim).
         image_embeds: CLIP's own image embedding, unit length, (batch, projection_dim), or None if not asked for.
     """
@@ -106,13 +107,14 @@ def _run_tower(
     plain = last_block(hidden_states, None) if dense_attention == "standard" or with_image_embeds else None
     dense = plain if dense_attention == "standard" else self_self_attention(last_block, hidden_states)
     dense = dense[:, 1:].unflatten(1, grid)
-    taps[len(vision_model.encoder.layers)] = dense
 
     def embed(states: torch.Tensor) -> torch.Tensor:
         return F.normalize(visual_projection(vision_model.post_layernorm(states)), dim=-1)
 
+    dense_embeds = embed(dense)
+    taps[len(vision_model.encoder.layers)] = dense_embeds
     return ClipFeatures(
         taps=taps,
-        dense_embeds=embed(dense),
+        dense_embeds=dense_embeds,
         image_embeds=embed(plain[:, 0]) if with_image_embeds else None,
     )

@@ -72,9 +72,12 @@ class PatLevelEncoder(nn.Module):
         self.layers = list(config.feature_layers[level])
         self.stride = config.level_strides[level]
         self.upsampling = round(1 / self.stride) if self.stride < 1 else 1
-        width = config.vision_config.hidden_size
-        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in self.layers])
-        self.project = nn.Linear(len(self.layers) * width, config.hidden_size * self.upsampling**2)
+        last = config.vision_config.num_hidden_layers
+        widths = [
+            config.projection_dim if layer == last else config.vision_config.hidden_size for layer in self.layers
+        ]
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for width in widths])
+        self.project = nn.Linear(sum(widths), config.hidden_size * self.upsampling**2)
         is_finest = level == config.num_levels - 1
         # At first a level says what its own layers say; what finer levels add is learnt.
         self.compose = None if is_finest else ZeroLinear(config.hidden_size, config.hidden_size)
