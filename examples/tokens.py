@@ -3,8 +3,8 @@
 python examples/tokens.py --data ../data/msrc_v2:test --model CHECKPOINT
 """
 
-import math
 from dataclasses import dataclass, field
+from statistics import mean
 
 import torch
 from rich.console import Console
@@ -13,6 +13,8 @@ from tqdm.auto import tqdm
 
 from transformers_pat import PAT_NANO, PatModel, PatProcessor
 from transformers_pat.arguments import parse_arguments, run_script
+from transformers_pat.codebook_pat import code_statistics
+from transformers_pat.inference import reconstruct
 from transformers_pat.sources import read_source
 
 
@@ -22,7 +24,6 @@ class TokensConfig:
     model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint: a folder or a Hub name."})
 
 
-@torch.no_grad()
 def main() -> None:
     args = parse_arguments(TokensConfig, __doc__)
     dataset = read_source(args.data).open()
@@ -30,34 +31,18 @@ def main() -> None:
     processor = PatProcessor.from_pretrained(args.model)
     sizes = model.config.codebook_sizes
     counts = [torch.zeros(size, dtype=torch.long) for size in sizes]
-    # Images are compared where colours are seen: 0 to 1, after undoing the normalisation.
-    mean, std = (
-        torch.tensor(v).view(3, 1, 1)
-        for v in (processor.image_processor.image_mean, processor.image_processor.image_std)
-    )
-    psnr, bits, pixels = [[] for _ in sizes], [0.0] * len(sizes), 0
+    figures = [[] for _ in sizes]  # (bits per pixel, PSNR) of every photo
     for sample in tqdm(dataset):
-        pixel_values = processor(images=[sample.image], return_tensors="pt").pixel_values
-        size = tuple(pixel_values.shape[-2:])
-        codes = model.encode(pixel_values).codes
-        pixels += size[0] * size[1]
-        original = pixel_values[0] * std + mean
-        for level, level_codes in enumerate(codes):
-            counts[level] += torch.bincount(level_codes.flatten(), minlength=sizes[level])
-            bits[level] += level_codes.numel() * math.log2(sizes[level])
-            decoded = model.decode(codes, num_levels=level + 1, output_size=size)[0] * std + mean
-            psnr[level].append(-10 * math.log10((decoded.clamp(0, 1) - original).square().mean().item()))
-    table = Table("level", "codes", "used", "perplexity", "bits/pixel", "PSNR up to here, dB", title=args.data)
-    for level, count in enumerate(counts):
-        share = count / count.sum()
-        table.add_row(
-            str(level),
-            str(sizes[level]),
-            f"{(count > 0).float().mean():.1%}",
-            f"{torch.special.entr(share).sum().exp():.0f}",
-            f"{bits[level] / pixels:.4f}",
-            f"{sum(psnr[level]) / len(psnr[level]):.2f}",
-        )
+        _, reconstructions = reconstruct(model, processor, sample.image)
+        for count, figure, reconstruction in zip(counts, figures, reconstructions, strict=True):
+            count += torch.bincount(reconstruction.codes.flatten(), minlength=len(count))
+            figure.append((reconstruction.bits_per_pixel, reconstruction.psnr))
+    table = Table("level", "codes", "used", "perplexity", "bits/pixel up to here", "PSNR, dB", title=args.data)
+    for number, (count, figure) in enumerate(zip(counts, figures, strict=True)):
+        used, perplexity = code_statistics(count)
+        bits, psnr = map(mean, zip(*figure, strict=True))
+        cells = (len(count), f"{used:.1%}", f"{perplexity:.0f}", f"{bits:.4f}", f"{psnr:.2f}")
+        table.add_row(str(number + 1), *map(str, cells))
     Console().print(table)
 
 

@@ -14,7 +14,7 @@ import torch
 from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
 from transformers_pat.arguments import parse_arguments, run_script
 
-from . import ablation, pictures, tokens, words
+from . import ablation, masks, pictures, tokens
 from .figures import measured_sets
 
 ROOT = Path(__file__).parents[2]
@@ -45,8 +45,9 @@ def main() -> None:
         "QUALITY": tokens.quality_table(photos),
         "RECOGNITION": tokens.recognition_table(photos, text_embeds),
         "PURITY": tokens.purity_table(model, photos, {name: dataset.names for name, dataset in datasets.items()}),
-        "WORDS": words.words_table(model, processor, datasets),
-        "ROBUSTNESS": words.robustness_table(model, processor, datasets),
+        "LEVELS": masks.levels_table(model, processor, datasets),
+        "WORDS": masks.words_table(model, processor, datasets),
+        "ROBUSTNESS": masks.robustness_table(model, processor, datasets),
     }
     text = TEMPLATE.read_text(encoding="utf-8")
     for name, section in sections.items():

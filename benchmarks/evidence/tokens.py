@@ -10,6 +10,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
+from transformers_pat.codebook_pat import code_statistics
 from transformers_pat.data import IGNORE_INDEX, FolderDataset
 from transformers_pat.inference import psnr, to_image
 
@@ -101,10 +102,9 @@ def use_table(model, photos: dict[str, list[Photo]]) -> str:
     for name, read in photos.items():
         for level, size in enumerate(model.config.codebook_sizes):
             counts = np.bincount(np.concatenate([photo.codes[level].ravel() for photo in read]), minlength=size)
-            share = counts / counts.sum()
-            perplexity = math.exp(-(share[share > 0] * np.log(share[share > 0])).sum())
+            used, perplexity = code_statistics(torch.from_numpy(counts))
             bits = counts.sum() * _bits(size) / sum(photo.pixels for photo in read)
-            cells = (f"{(counts > 0).mean():.1%}", f"{perplexity:.0f}", f"{bits:.4f}")
+            cells = (f"{used:.1%}", f"{perplexity:.0f}", f"{bits:.4f}")
             rows.append((name, f"{level + 1}", f"{size}", *cells))
     return table(("set", "level", "codes", "used", "perplexity", "bits per pixel"), rows)
 

@@ -41,6 +41,8 @@ TEACHER_SCALE = 0.75  # the sizes that the teacher was trained on, at half the c
 WARMUP = 200
 EMA = 0.998
 DISTILLATION = 0.6  # share of the loss that the teacher has
+DROP_PATH = 0.1  # chance that a crop skips a layer (stochastic depth)
+MASKED = 0.5  # at most this share of a crop's patches is hidden from the tower, not from the teacher
 
 
 def new_clip() -> CLIPModel:
@@ -84,10 +86,27 @@ def windowed_positions(embeddings: nn.Module, windows: torch.Tensor, side: int) 
     return (across[:, None] @ rows).flatten(1, 2)
 
 
-def crop_features(clip: CLIPModel, pixels: torch.Tensor, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit-length patch features (N, P, dim) and image embeddings (N, dim) of crops."""
+def drop_paths(clip: CLIPModel) -> None:
+    """In training, lets each crop skip each layer now and then."""
+
+    def skip(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        if not layer.training:
+            return output
+        keep = (torch.rand(len(output), 1, 1) >= DROP_PATH) / (1 - DROP_PATH)
+        return inputs[0] + keep * (output - inputs[0])
+
+    for layer in clip.vision_model.encoder.layers:
+        layer.register_forward_hook(skip)
+
+
+def crop_features(
+    clip: CLIPModel, pixels: torch.Tensor, windows: torch.Tensor, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit-length patch features (N, P, dim) and image embeddings (N, dim) of crops, some of their patches hidden."""
     tower = clip.vision_model
     patches = tower.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+    seen = rng.random(patches.shape[:2]) >= rng.uniform(-MASKED, MASKED, (len(patches), 1))
+    patches = patches * torch.from_numpy(seen)[..., None]
     patches = patches + windowed_positions(tower.embeddings, windows, pixels.shape[-1] // 16)
     first = tower.embeddings.class_embedding + tower.embeddings.position_embedding.weight[0]
     hidden = torch.cat([first.expand(len(patches), 1, -1), patches], dim=1)
@@ -139,6 +158,7 @@ class Run:
             earlier = CLIPModel.from_pretrained(args.start).state_dict()
             self.clip.load_state_dict({n: v for n, v in earlier.items() if not n.startswith("text_")}, strict=False)
         self.average.load_state_dict(self.clip.state_dict())
+        drop_paths(self.clip)
         self.trained = {n: p for n, p in self.clip.named_parameters() if not n.startswith("text_")}
         self.optimizers = self._optimizers()
         # Small operations split badly over threads; half a batch on each thread keeps both cores busy.
@@ -177,7 +197,7 @@ class Run:
             seen = self.teacher(smaller)
         # Without hardware for it, bfloat16 is slower. The cache of autocast is shared between threads.
         with torch.autocast("cpu", torch.bfloat16, enabled=self.args.bf16, cache_enabled=False):
-            patches, images = crop_features(self.clip, pixels, windows)
+            patches, images = crop_features(self.clip, pixels, windows, rng)
         scale = self.clip.logit_scale.exp()
         loss = torch.zeros(())
         for name, rows in slices.items():

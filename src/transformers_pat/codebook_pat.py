@@ -15,6 +15,12 @@ def spread_codes(num_codes: int, dim: int) -> torch.Tensor:
     return F.normalize(torch.cos(number * frequency * math.pi), dim=-1)
 
 
+def code_statistics(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How evenly codes are used, given how often each was, (num_codes,): the share that is, and the perplexity."""
+    share = counts / counts.sum()
+    return (share > 0).float().mean(), torch.special.entr(share).sum().exp()
+
+
 def gather_tokens(tokens: torch.Tensor) -> torch.Tensor:
     """The tokens of all processes, in rank order, so that every process makes the same update."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):

@@ -1,6 +1,7 @@
 """Segment a whole data set and score it, one photo at a time, in any number of processes."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,8 @@ from .metrics import SegmentationMetric
 from .outputs_pat import PatSegmentationOutput
 from .visualization import contact_sheet, overlay
 
-Source = Literal["pixels", "codes", "floor"]
+# A function of a model, pixel values and text embeddings returns an output with logits.
+Source = Literal["pixels", "codes", "floor"] | Callable
 SHEET_PHOTO_WIDTH = 400
 BOUNDARY_WIDTH = 0.01  # of the photo's diagonal; half of what Boundary IoU (arXiv 2103.16562) takes, our choice
 
@@ -60,12 +62,13 @@ class ClassSegmenter:
         processor: Its `PatProcessor`.
         dataset: Whose classes to find.
         prompts: Words to ask with instead of `dataset.prompts`, as many.
-        source: `"pixels"`; `"codes"`, from the tokens alone; `"floor"`, CLIP's patch embeddings without any training.
+        source: `"pixels"`; `"codes"`, from the tokens alone; `"floor"`, CLIP's patch embeddings without any training;
+            or your own function of `model`, `pixel_values` and `text_embeds`, like [`from_codes`].
     """
 
     @torch.no_grad()
     def __init__(self, model, processor, dataset: SegmentationDataset, prompts=None, source: Source = "pixels"):
-        self.model, self.processor, self.segment = model, processor, SEGMENTERS[source]
+        self.model, self.processor, self.segment = model, processor, SEGMENTERS.get(source, source)
         self.text_embeds = model.get_text_embeds(prompts or dataset.prompts, processor)
         self.prompt_classes = torch.tensor(dataset.prompt_classes, device=model.device)
 
@@ -205,9 +208,9 @@ def from_pixels(model, pixel_values: torch.Tensor, text_embeds: torch.Tensor):
     return model(pixel_values=pixel_values, text_embeds=text_embeds)
 
 
-def from_codes(model, pixel_values: torch.Tensor, text_embeds: torch.Tensor):
-    """Encode, forget the image, segment."""
-    codes = model.pat.encode(pixel_values).codes
+def from_codes(model, pixel_values: torch.Tensor, text_embeds: torch.Tensor, num_levels: int | None = None):
+    """Encode, forget the image and all but the coarsest `num_levels` levels, segment."""
+    codes = model.pat.encode(pixel_values).codes[:num_levels]
     return PatSegmentationOutput(logits=model.segment_codes(codes, text_embeds, tuple(pixel_values.shape[-2:])))
 
 

@@ -28,9 +28,10 @@ class Region:
 
 @dataclass
 class Reconstruction:
-    """What the coarsest `num_levels` levels of tokens keep of a photo."""
+    """What the coarsest `num_levels` levels of tokens keep of a photo; `codes` (rows, columns) of the last of them."""
 
     num_levels: int
+    codes: torch.Tensor
     image: Image.Image
     psnr: float
     bits_per_pixel: float
@@ -137,7 +138,8 @@ def reconstruct(
         bits += codes[num_levels - 1].numel() * math.log2(model.config.codebook_sizes[num_levels - 1])
         pixels = model.decode(codes, num_levels=num_levels, output_size=(height, width))
         image = to_image(pixels[0], processor)
-        results.append(Reconstruction(num_levels, image, psnr(original, image), bits / (height * width)))
+        level = codes[num_levels - 1][0]
+        results.append(Reconstruction(num_levels, level, image, psnr(original, image), bits / (height * width)))
     return original, results
 
 

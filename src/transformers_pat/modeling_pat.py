@@ -12,7 +12,7 @@ from transformers.utils import can_return_tuple
 
 from .checkpoint_pat import CheckpointMixin, read_clip
 from .clip_features_pat import ClipFeatures, extract_clip_features, pad_to_patches
-from .codebook_pat import PatCodebook
+from .codebook_pat import PatCodebook, code_statistics
 from .configuration_pat import PatConfig
 from .outputs_pat import LOSS_FIELDS, PatEncoderOutput, PatModelOutput, PatSegmentationOutput
 from .prompts_pat import check_labels
@@ -315,11 +315,11 @@ class PatModel(PatPreTrainedModel):
         return F.normalize(self.image_head(decoded.mean(dim=(1, 2))), dim=-1)
 
     def _code_statistics(self, codes: tuple[torch.LongTensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        usage, perplexity = [], []
-        for level, codebook in zip(codes, self.codebooks, strict=True):
-            share = torch.bincount(level.flatten(), minlength=codebook.num_codes) / level.numel()
-            usage.append((share > 0).float().mean())
-            perplexity.append(torch.special.entr(share).sum().exp())
+        counts = [
+            torch.bincount(level.flatten(), minlength=codebook.num_codes)
+            for level, codebook in zip(codes, self.codebooks, strict=True)
+        ]
+        usage, perplexity = zip(*map(code_statistics, counts), strict=True)
         return torch.stack(usage), torch.stack(perplexity)
 
 

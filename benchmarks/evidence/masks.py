@@ -1,6 +1,7 @@
-"""Open vocabulary and robustness of the masks: other words, absent words, another order, damaged and scaled photos."""
+"""The masks: by levels of codes, by other words, absent words, another order, damaged and scaled photos."""
 
 import copy
+import functools
 import io
 import json
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from transformers_pat.data import FolderDataset, SegmentationDataset
-from transformers_pat.evaluation import evaluate_dataset
+from transformers_pat.evaluation import evaluate_dataset, from_codes
 
 from .figures import Altered, mean_iou, table
 
@@ -72,6 +73,23 @@ def words_table(model, processor, datasets: dict[str, FolderDataset]) -> str:
         )
     header = ("set", "names", "synonyms", "names and 50 absent words", "pixels given to absent words")
     return table((*header, "pixels that another order changes"), rows)
+
+
+def levels_table(model, processor, datasets: dict[str, FolderDataset]) -> str:
+    """Mean IoU, and that near boundaries, from the codes of the coarsest levels alone and from pixels."""
+    sources = {
+        f"codes of {levels} levels": functools.partial(from_codes, num_levels=levels)
+        for levels in range(1, model.config.num_levels + 1)
+    }
+    rows = []
+    for title, source in {**sources, "pixels": "pixels"}.items():
+        cells = []
+        for dataset in datasets.values():
+            evaluation = evaluate_dataset(model, processor, dataset, source=source)
+            cells += [mean_iou(evaluation), evaluation.boundary_metric.compute()["mean_iou"]]
+        rows.append((title, *(f"{cell:.3f}" for cell in cells)))
+    header = [f"{name}, {figure}" for name in datasets for figure in ("mIoU", "boundary mIoU")]
+    return table(("from", *header), rows)
 
 
 def as_jpeg(quality: int) -> Callable[[Image.Image], Image.Image]:
