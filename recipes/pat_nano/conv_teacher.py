@@ -22,7 +22,7 @@ from measure import MEAN, STD, measured_sets
 from photos import Photos, draw_batch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from vocabulary import Names, TextTower
+from vocabulary import Names, TextTower, check_held_out
 
 from transformers_pat.metrics import SegmentationMetric
 
@@ -119,6 +119,7 @@ class Run:
     def __init__(self, args: argparse.Namespace):
         self.args, self.step = args, 0
         self.photos = {name: Photos(args.data / name, "train", args.work / "cache") for name in SHARES}
+        check_held_out([name for photos in self.photos.values() for name in photos.names])
         text_tower = TextTower(args.text)
         self.names = {name: Names(photos.names, text_tower) for name, photos in self.photos.items()}
         torch.manual_seed(args.seed)
