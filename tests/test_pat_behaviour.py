@@ -359,6 +359,17 @@ def test_ignored_pixels_do_not_count(segmenter, pixel_values, text_embeds, label
     assert nothing.segmentation_loss == 0 and torch.isfinite(nothing.loss)
 
 
+def test_a_class_counts_by_the_square_root_of_its_pixels(segmenter, pixel_values, text_embeds, labels):
+    labels[:] = 0
+    labels[:, :4, :10] = 1  # twice the logits' resolution: 10 of 400 pixels
+    output = segmenter(pixel_values, text_embeds=text_embeds, labels=labels)
+    losses = -F.interpolate(output.logits, scale_factor=2, mode="bilinear").log_softmax(1)
+    rare = losses[:, 1, :2, :5].mean((1, 2))
+    common = (losses[:, 0].sum((1, 2)) - losses[:, 0, :2, :5].sum((1, 2))) / 390
+    expected = (10**0.5 * rare + 390**0.5 * common) / (10**0.5 + 390**0.5)
+    torch.testing.assert_close(output.segmentation_loss, expected.mean())
+
+
 def test_text_is_encoded_once_per_label_and_template(segmenter, processor, monkeypatch):
     encoded = []
     encode_text = segmenter.encode_text

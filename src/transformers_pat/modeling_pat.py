@@ -650,15 +650,19 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         """
         Cross-entropy over the vocabulary at twice the logits' resolution, which bounds memory for many labels.
 
-        The mean is taken per image first, so that the loss of a batch is the mean of its parts.
+        The mean is taken per image first, so that the loss of a batch is the mean of its parts. Within an image a
+        class counts by the square root of its pixels: mean IoU counts classes, not pixels (our choice).
         """
         size = [min(2 * side, full) for side, full in zip(logits.shape[-2:], labels.shape[-2:], strict=True)]
         logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
         labels = F.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
         ignore_index = self.config.semantic_loss_ignore_index
-        losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
-        valid = (labels != ignore_index).flatten(1).sum(1)
-        return (losses.flatten(1).sum(1) / valid.clamp(min=1)).mean()
+        losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none").flatten(1)
+        valid = (labels != ignore_index).flatten(1)
+        classes = labels.flatten(1).where(valid, 0)
+        pixels = losses.new_zeros(logits.shape[:2]).scatter_add_(1, classes, valid.to(losses.dtype))
+        weights = valid * pixels.gather(1, classes).clamp(min=1).rsqrt()
+        return ((weights * losses).sum(1) / weights.sum(1).clamp(min=1)).mean()
 
     def _code_segmentation_loss(
         self, decoded: torch.Tensor | None, text_embeds: torch.Tensor, labels: torch.Tensor
