@@ -360,13 +360,13 @@ def test_ignored_pixels_do_not_count(segmenter, pixel_values, text_embeds, label
 
 
 def test_a_class_counts_by_the_square_root_of_its_pixels(segmenter, pixel_values, text_embeds, labels):
-    labels[:] = 0
-    labels[:, :4, :10] = 1  # twice the logits' resolution: 10 of 400 pixels
+    labels[:], labels[:, :4, :10] = 0, 1  # the loss is taken at half the photo's size
     output = segmenter(pixel_values, text_embeds=text_embeds, labels=labels)
     losses = -F.interpolate(output.logits, scale_factor=2, mode="bilinear").log_softmax(1)
-    rare = losses[:, 1, :2, :5].mean((1, 2))
-    common = (losses[:, 0].sum((1, 2)) - losses[:, 0, :2, :5].sum((1, 2))) / 390
-    expected = (10**0.5 * rare + 390**0.5 * common) / (10**0.5 + 390**0.5)
+    truth = labels[:, ::2, ::2]
+    common, rare = (losses[:, label][truth == label].view(len(labels), -1) for label in (0, 1))
+    roots = [part.shape[1] ** 0.5 for part in (common, rare)]
+    expected = (roots[0] * common.mean(1) + roots[1] * rare.mean(1)) / sum(roots)
     torch.testing.assert_close(output.segmentation_loss, expected.mean())
 
 
