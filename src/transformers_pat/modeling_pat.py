@@ -307,6 +307,10 @@ class PatModel(PatPreTrainedModel):
     def _to_pixels(self, decoded: torch.Tensor) -> torch.Tensor:
         return pixel_shuffle(self.pixel_head(decoded), self.pixels_per_cell).permute(0, 3, 1, 2)
 
+    def _to_cell_embeds(self, decoded: torch.Tensor) -> torch.Tensor:
+        """The same on the grid of the finest level, for guidance."""
+        return F.normalize(self.patch_head(decoded), dim=-1)
+
     def _to_patch_embeds(self, decoded: torch.Tensor) -> torch.Tensor:
         cells_per_patch = max(1, round(1 / self.config.level_strides[-1]))
         return F.normalize(average_pool(self.patch_head(decoded), cells_per_patch), dim=-1)
@@ -584,7 +588,8 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         text_embeds: torch.Tensor,
         image_size: tuple[int, int] | None,
     ) -> torch.Tensor:
-        logits = self.segmenter(dense_embeds, text_embeds, self.logit_scale.exp(), decoded)
+        guidance = None if decoded is None else self.pat._to_cell_embeds(decoded)
+        logits = self.segmenter(dense_embeds, text_embeds, self.logit_scale.exp(), guidance)
         return logits if image_size is None else self._crop_to_image(logits, image_size)
 
     def _crop_to_image(self, logits: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:

@@ -86,7 +86,6 @@ class PatSegmenter(nn.Module):
         self.upsampling = round(1 / config.level_strides[-1]) if config.level_strides[-1] < 1 else 1
         self.finest_to_patch = max(1, round(config.level_strides[-1]))
         self.refiner = PatRefiner(config)
-        self.guidance = nn.Linear(config.hidden_size, config.projection_dim) if config.token_guidance else None
         self.gate = nn.Parameter(torch.zeros(config.projection_dim)) if config.token_guidance else None
 
     def forward(
@@ -94,21 +93,21 @@ class PatSegmenter(nn.Module):
         dense_embeds: torch.Tensor,
         text_embeds: torch.Tensor,
         logit_scale: torch.Tensor,
-        decoded: torch.Tensor | None = None,
+        guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
             dense_embeds: Unit-length patch embeddings (batch, height, width, projection_dim).
             text_embeds: Unit-length class embeddings (num_labels, projection_dim).
             logit_scale: CLIP's temperature, a positive scalar.
-            decoded: The shared decoder's output (batch, rows, columns, hidden_size), for guidance.
+            guidance: Embeddings decoded from the codes, (batch, rows, columns, projection_dim) on the finest grid.
 
         Returns:
             Logits (batch, num_labels, rows, columns) at the finest level's stride (one patch if that is coarser).
         """
         embeds = self._upsample(dense_embeds.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        if self.guidance is not None and decoded is not None:
-            residual = self.gate * self.guidance(decoded)
+        if self.gate is not None and guidance is not None:
+            residual = self.gate * guidance
             if self.finest_to_patch > 1:
                 residual = residual.repeat_interleave(self.finest_to_patch, 1).repeat_interleave(
                     self.finest_to_patch, 2
