@@ -48,8 +48,8 @@ def test_an_untrained_segmenter_is_plain_similarity(make_segmenter, pixel_values
 def test_baseline_of_a_trained_model_lacks_only_the_guidance(segmenter, pixel_values, text_embeds, tmp_path):
     segmenter.save_pretrained(tmp_path)
     baseline = PatForSemanticSegmentation.from_pretrained(tmp_path, token_guidance=False)
-    guidance = {key for key in segmenter.state_dict() if key.startswith(("segmenter.guidance", "segmenter.gate"))}
-    assert guidance and set(baseline.state_dict()) == set(segmenter.state_dict()) - guidance
+    assert set(segmenter.state_dict()) - set(baseline.state_dict()) == {"segmenter.gate"}
+    assert set(baseline.state_dict()) <= set(segmenter.state_dict())
     expected = segmenter(pixel_values, text_embeds=text_embeds).logits
     assert not torch.allclose(baseline(pixel_values, text_embeds=text_embeds).logits, expected)
     segmenter.segmenter.gate.zero_()
@@ -61,7 +61,6 @@ def test_a_baseline_can_become_a_pat(make_segmenter, tmp_path):
     make_segmenter(token_guidance=False).save_pretrained(tmp_path)
     model = PatForSemanticSegmentation.from_pretrained(tmp_path, token_guidance=True)
     assert not model.segmenter.gate.any()
-    assert torch.isfinite(model.segmenter.guidance.weight).all()
 
 
 @pytest.mark.parametrize("coupled", [False, True])

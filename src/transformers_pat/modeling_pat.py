@@ -308,7 +308,7 @@ class PatModel(PatPreTrainedModel):
         return pixel_shuffle(self.pixel_head(decoded), self.pixels_per_cell).permute(0, 3, 1, 2)
 
     def _to_cell_embeds(self, decoded: torch.Tensor) -> torch.Tensor:
-        """The same on the grid of the finest level, for guidance."""
+        """Embeddings on the grid of the finest level, unit length: what guides the segmenter."""
         return F.normalize(self.patch_head(decoded), dim=-1)
 
     def _to_patch_embeds(self, decoded: torch.Tensor) -> torch.Tensor:

@@ -77,7 +77,7 @@ class PatSegmenter(nn.Module):
     """
     Dense embeddings and class embeddings to logits: the baseline, and PAT when the codes guide it.
 
-    Guidance is a residual in embedding space, decoded from the codes, before the product with the words. Its gate
+    Guidance is a residual in embedding space, decoded from the codes by the feature head, before the product with words. Its gate
     starts at zero, so that an untrained PAT equals the baseline exactly.
     """
 
