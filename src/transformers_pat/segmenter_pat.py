@@ -77,8 +77,8 @@ class PatSegmenter(nn.Module):
     """
     Dense embeddings and class embeddings to logits: the baseline, and PAT when the codes guide it.
 
-    Guidance is a residual in embedding space, before the product with the words: what the feature head decodes from the
-    codes. Its gate starts at zero, so that an untrained PAT equals the baseline exactly.
+    Guidance is a residual in embedding space, before the product with words: what the feature head decodes from codes.
+    Its gate starts at zero, so that an untrained PAT equals the baseline exactly.
     """
 
     def __init__(self, config: PatConfig):
