@@ -1,11 +1,41 @@
 """What benchmarks/evidence computes, on cases whose answer is known."""
 
+import json
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.evidence.figures import table
+from benchmarks.evidence import __main__ as evidence
+from benchmarks.evidence.figures import MEASURED, table
 from benchmarks.evidence.tokens import cell_labels, compress, mean_average_precision, mutual_information
+
+from .test_benchmarks import stripes
+from .test_data import write_set
+
+
+def test_the_whole_document_is_written(tmp_path, monkeypatch):
+    classes = {0: "sky", 1: "tree", 2: "car"}
+    for name, split in MEASURED.items():
+        write_set(tmp_path / "data" / name, classes, [stripes(0, 1, 2, 255, size=(60, 40))], split)
+    figures = {"mean_iou": 0.25, "boundary_mean_iou": 0.125}
+    result = {**figures, "seen": figures, "unseen": figures}
+    for variant in ("pat_0", "pat_1", "baseline_0", "baseline_held_out_0"):
+        folder = tmp_path / "ablation" / variant / "evaluation_pixels"
+        folder.mkdir(parents=True)
+        data = {f"{name} {split}": result for name, split in MEASURED.items()}
+        (folder / "results.json").write_text(json.dumps({"data": data}))
+    (tmp_path / "images").mkdir()
+    output = tmp_path / "evidence.md"
+    arguments = ["--data", tmp_path / "data", "--ablation", tmp_path / "ablation", "--output", output]
+    monkeypatch.setattr(sys, "argv", ["evidence", *map(str, arguments)])
+    evidence.main()
+    text = output.read_text()
+    assert "{" not in text
+    assert "| **PAT** | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.250 ± 0.000 | 2 |" in text
+    assert text.count("| baseline") == 4
+    assert all((tmp_path / "images" / name).is_file() for name in ("codes.jpg", "levels_china.jpg"))
 
 
 def test_table():

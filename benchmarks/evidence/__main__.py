@@ -6,10 +6,10 @@ The ablation's trainings are made by recipes/pat_nano/ablation.py. All else is m
 same figures.
 """
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
 
 from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
 from transformers_pat.arguments import parse_arguments, run_script
@@ -27,36 +27,62 @@ class EvidenceConfig:
     ablation: str = field(metadata={"help": "Folder of the ablation's trainings."})
     model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint to measure."})
     output: str = field(default=str(ROOT / "docs" / "evidence.md"), metadata={"help": "File to write."})
+    processes: int = field(
+        default=2, metadata={"help": "Parts measured at a time; set OMP_NUM_THREADS=1 with several."}
+    )
 
 
-def main() -> None:
-    args = parse_arguments(EvidenceConfig, __doc__)
-    datasets = measured_sets(Path(args.data))
-    model = PatForSemanticSegmentation.from_pretrained(args.model).eval()
-    processor = PatProcessor.from_pretrained(args.model)
+def trainings(args: EvidenceConfig) -> dict[str, str]:
+    folder = Path(args.ablation)
+    return {
+        "ABLATION": ablation.ablation_table(folder, "mean_iou"),
+        "BOUNDARIES": ablation.ablation_table(folder, "boundary_mean_iou"),
+        "HELD_OUT": ablation.held_out_table(folder),
+    }
+
+
+def tokens_alone(args: EvidenceConfig) -> dict[str, str]:
+    model, processor, datasets = opened(args)
     photos = {name: tokens.read_photos(model.pat, processor, dataset) for name, dataset in datasets.items()}
     text_embeds = {name: model.get_text_embeds(dataset.names, processor) for name, dataset in datasets.items()}
-    trained = Path(args.ablation)
-    sections = {
-        "ABLATION": ablation.ablation_table(trained, "mean_iou"),
-        "BOUNDARIES": ablation.ablation_table(trained, "boundary_mean_iou"),
-        "HELD_OUT": ablation.held_out_table(trained),
+    pictures.draw(model.pat, processor, Path(args.output).parent / "images")
+    return {
         "USE": tokens.use_table(model, photos),
         "QUALITY": tokens.quality_table(photos),
         "RECOGNITION": tokens.recognition_table(photos, text_embeds),
         "PURITY": tokens.purity_table(model, photos, {name: dataset.names for name, dataset in datasets.items()}),
-        "LEVELS": masks.levels_table(model, processor, datasets),
-        "WORDS": masks.words_table(model, processor, datasets),
-        "ROBUSTNESS": masks.robustness_table(model, processor, datasets),
     }
+
+
+def levels(args: EvidenceConfig) -> dict[str, str]:
+    return {"LEVELS": masks.levels_table(*opened(args))}
+
+
+def words(args: EvidenceConfig) -> dict[str, str]:
+    return {"WORDS": masks.words_table(*opened(args))}
+
+
+def robustness(args: EvidenceConfig) -> dict[str, str]:
+    return {"ROBUSTNESS": masks.robustness_table(*opened(args))}
+
+
+def opened(args: EvidenceConfig):
+    """Model, processor and data sets."""
+    model = PatForSemanticSegmentation.from_pretrained(args.model).eval()
+    return model, PatProcessor.from_pretrained(args.model), measured_sets(Path(args.data))
+
+
+def main() -> None:
+    args = parse_arguments(EvidenceConfig, __doc__)
     text = TEMPLATE.read_text(encoding="utf-8")
-    for name, section in sections.items():
-        text = text.replace("{" + name + "}", section)
+    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
+        parts = [pool.submit(part, args) for part in (trainings, tokens_alone, robustness, words, levels)]
+        for part in parts:
+            for name, section in part.result().items():
+                text = text.replace("{" + name + "}", section)
     Path(args.output).write_text(text, encoding="utf-8")
-    pictures.draw(model.pat, processor, Path(args.output).parent / "images")
     print(f"Wrote {args.output}")
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
     run_script(main)

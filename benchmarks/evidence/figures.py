@@ -37,5 +37,4 @@ class Altered(SegmentationDataset):
 
     def __getitem__(self, index: int):
         sample = self.dataset[index]
-        sample.image = self.change(sample.image)
-        return sample
+        return sample._replace(image=self.change(sample.image))

@@ -17,7 +17,7 @@ from transformers_pat.inference import psnr, to_image
 from .figures import table
 
 # Nothing but codes is stored, so a codec may shrink the photo first when its coarsest quality is still too large.
-CODEC_SCALES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.15)
+CODEC_SCALES = (1.0, 0.7, 0.5, 0.35)
 PRESENT = 0.01  # share of the labelled pixels from which a photo counts as showing a class
 
 
