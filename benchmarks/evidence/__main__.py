@@ -28,7 +28,7 @@ class EvidenceConfig:
     model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint to measure."})
     output: str = field(default=str(ROOT / "docs" / "evidence.md"), metadata={"help": "File to write."})
     processes: int = field(
-        default=2, metadata={"help": "Parts measured at a time; set OMP_NUM_THREADS=1 with several."}
+        default=2, metadata={"help": "Parts at a time; set OMP_NUM_THREADS=1 with several."}
     )
 
 
