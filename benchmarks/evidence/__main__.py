@@ -76,7 +76,7 @@ def main() -> None:
     args = parse_arguments(EvidenceConfig, __doc__)
     text = TEMPLATE.read_text(encoding="utf-8")
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
-        parts = [pool.submit(part, args) for part in (trainings, tokens_alone, robustness, words, levels)]
+        parts = [pool.submit(part, args) for part in (tokens_alone, robustness, words, levels, trainings)]
         for part in parts:
             for name, section in part.result().items():
                 text = text.replace("{" + name + "}", section)
