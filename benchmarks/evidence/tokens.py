@@ -97,9 +97,10 @@ def compress(original: Image.Image, codec: str, budget: float) -> tuple[float, f
 
 
 def use_table(model, photos: dict[str, list[Photo]]) -> str:
-    """Usage, perplexity and bits per pixel of every level."""
+    """Usage, perplexity and bits per pixel of every level, in each set and in all together."""
+    together = {"all": [photo for read in photos.values() for photo in read]}
     rows = []
-    for name, read in photos.items():
+    for name, read in (photos | together).items():
         for level, size in enumerate(model.config.codebook_sizes):
             counts = np.bincount(np.concatenate([photo.codes[level].ravel() for photo in read]), minlength=size)
             used, perplexity = code_statistics(torch.from_numpy(counts))
