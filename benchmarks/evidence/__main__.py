@@ -27,9 +27,7 @@ class EvidenceConfig:
     ablation: str = field(metadata={"help": "Folder of the ablation's trainings."})
     model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint to measure."})
     output: str = field(default=str(ROOT / "docs" / "evidence.md"), metadata={"help": "File to write."})
-    processes: int = field(
-        default=2, metadata={"help": "Parts at a time; set OMP_NUM_THREADS=1 with several."}
-    )
+    processes: int = field(default=2, metadata={"help": "Parts at a time; set OMP_NUM_THREADS=1 with several."})
 
 
 def trainings(args: EvidenceConfig) -> dict[str, str]:
