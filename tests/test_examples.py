@@ -59,7 +59,8 @@ def test_trainer_fine_tunes_a_checkpoint(data, tmp_path):
 def test_tokens_tells_usage_and_psnr(data):
     finished = run("tokens.py", "--data", f"{data}:train")
     assert finished.returncode == 0, finished.stderr
-    assert "perplexity" in finished.stdout and finished.stdout.count("512") >= 3
+    sizes = [row.split("│")[2].strip() for row in finished.stdout.splitlines() if row.startswith("│")]
+    assert "perplexity" in finished.stdout and sizes == ["512", "1024", "1024"]
     wrong = run("tokens.py", "--data", f"{data}:nosuch")
     assert wrong.returncode == 1 and wrong.stderr.strip().splitlines()[-1].startswith("error: ")
 

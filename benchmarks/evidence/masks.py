@@ -26,6 +26,10 @@ ABSENT = (
 ).split(", ")
 
 
+# The parts of the evidence are processes already.
+evaluate = functools.partial(evaluate_dataset, workers=0)
+
+
 class Asked(SegmentationDataset):
     """A data set asked with other prompts; `prompt_classes` says which class each stands for."""
 
@@ -48,18 +52,16 @@ def words_table(model, processor, datasets: dict[str, FolderDataset]) -> str:
     synonyms = json.loads(SYNONYMS.read_text(encoding="utf-8"))
     rows = []
     for name, dataset in datasets.items():
-        plain = evaluate_dataset(model, processor, dataset)
+        plain = evaluate(model, processor, dataset)
         others = [synonyms[name].get(word, word) for word in dataset.prompts]
-        by_synonyms = mean_iou(evaluate_dataset(model, processor, dataset, others))
+        by_synonyms = mean_iou(evaluate(model, processor, dataset, others))
         count, padded_names = len(dataset.names), [*dataset.names, *ABSENT]
         padded = Asked(dataset, padded_names, list(range(len(padded_names))), padded_names)
-        padded = evaluate_dataset(model, processor, padded)
+        padded = evaluate(model, processor, padded)
         alarms = padded.metric.confusion[:, count:].sum() / padded.metric.confusion.sum()
         order = np.random.default_rng(0).permutation(count).tolist()
         shuffled = Asked(dataset, [dataset.names[index] for index in order], order, dataset.names)
-        moved = (
-            evaluate_dataset(model, processor, shuffled).metric.confusion - plain.metric.confusion
-        ).abs().sum() // 2
+        moved = (evaluate(model, processor, shuffled).metric.confusion - plain.metric.confusion).abs().sum() // 2
         names_score = mean_iou(plain)
         rows.append(
             (
@@ -85,7 +87,7 @@ def levels_table(model, processor, datasets: dict[str, FolderDataset]) -> str:
     for title, source in {**sources, "pixels": "pixels"}.items():
         cells = []
         for dataset in datasets.values():
-            evaluation = evaluate_dataset(model, processor, dataset, source=source)
+            evaluation = evaluate(model, processor, dataset, source=source)
             cells += [mean_iou(evaluation), evaluation.boundary_metric.compute()["mean_iou"]]
         rows.append((title, *(f"{cell:.3f}" for cell in cells)))
     header = [f"{name}, {figure}" for name in datasets for figure in ("mIoU", "boundary mIoU")]
@@ -126,7 +128,7 @@ def robustness_table(model, processor, datasets: dict[str, FolderDataset]) -> st
 
     def score(asked_processor, change=None) -> list[str]:
         changed = {name: Altered(dataset, change) if change else dataset for name, dataset in datasets.items()}
-        return [f"{mean_iou(evaluate_dataset(model, asked_processor, dataset)):.3f}" for dataset in changed.values()]
+        return [f"{mean_iou(evaluate(model, asked_processor, dataset)):.3f}" for dataset in changed.values()]
 
     rows = [("as they are", *score(processor))]
     rows += [(title, *score(processor, change)) for title, change in CHANGES.items()]
