@@ -90,7 +90,7 @@ class PatLevelEncoder(nn.Module):
     def forward(self, taps: dict[int, torch.Tensor], finer: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
-            taps: Layer number -> (batch, height, width, vision_hidden_size).
+            taps: Layer number -> hidden state, as in [`ClipFeatures`].
             finer: Hidden state of the next finer level, or None for the finest.
 
         Returns:
