@@ -11,7 +11,7 @@ import torch
 import wordnet
 from teacher import Teacher, TextSpace
 from torch.nn.functional import normalize
-from vocabulary import check_held_out, texts_of
+from vocabulary import TextTower, check_held_out, texts_of
 
 from transformers_pat.data import read_classes
 
@@ -76,12 +76,14 @@ def fit_space(data: Path, class_names: Path, wordnet_folder: Path) -> TextSpace:
     return TextSpace.fit(Teacher()(sorted({*class_texts(data, class_names), *everyday})))
 
 
-def phrases(folder: Path, seed: int = 0) -> list[str]:
-    """Random pairs of everyday words ("wooden gate", "street horse"), so that it learns to put words together."""
+def phrases(near: set[str], folder: Path, seed: int = 0) -> list[str]:
+    """Random pairs of everyday words ("wooden gate", "street horse"), so that it learns to put words together; every
+    other one ends in a relative of a class name."""
     rng = random.Random(seed)
     heads = [w for w, (_, tagged) in wordnet.read_lemmas(folder).items() if tagged > 1 and w.isalpha()]
-    adjectives = wordnet.read_adjectives(folder)
-    return sorted({f"{rng.choice(rng.choice([adjectives, heads]))} {rng.choice(heads)}" for _ in range(PHRASES)})
+    adjectives, related = wordnet.read_adjectives(folder), sorted(w for w in near if w.isalpha())
+    pairs = [(rng.choice([adjectives, heads]), rng.choice([heads, related])) for _ in range(PHRASES)]
+    return sorted({f"{rng.choice(first)} {rng.choice(last)}" for first, last in pairs})
 
 
 def captions(data: Path) -> list[str]:
@@ -100,40 +102,43 @@ def relatives(names: list[str], folder: Path) -> set[str]:
     return {lemma for offset in around for lemma in synsets[offset].lemmas}
 
 
-def pull(targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Move unit-length `targets` (N, 256) towards the nearest of the `known` names (K, 256).
+def pull(targets: torch.Tensor, known: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
+    """Move unit-length `targets` (N, 256) towards the `names` (K, 256) of the nearest `known` words (K, 256).
 
     The vision tower learns to tell the known names apart and nothing else: a synonym a little off its name
     may lose to another class's name. A word that is far from all of them stays where it is.
     """
     cosines = targets @ known.T
-    nearest = normalize((cosines / SHARPNESS).softmax(-1) @ known, dim=-1)
+    nearest = normalize((cosines / SHARPNESS).softmax(-1) @ names, dim=-1)
     share = SHARE * ((cosines.amax(-1, keepdim=True) - FAR) / (CLOSE - FAR)).clamp(0, 1)
     return normalize((1 - share) * targets + share * nearest, dim=-1)
 
 
-def build(data: Path, class_names: Path, wordnet_folder: Path, space: TextSpace) -> Corpus:
-    """All texts. The data sets' names and synonyms keep the teacher's own embedding, which is what the vision
-    tower is trained on; other words and phrases are pulled towards the nearest names."""
+def build(
+    data: Path, class_names: Path, wordnet_folder: Path, space: TextSpace, start: TextTower | None = None
+) -> Corpus:
+    """All texts. The data sets' names and synonyms, which the vision tower is trained on, keep the teacher's own
+    embedding, or that of the text tower to start from; other words and phrases are pulled towards the nearest names."""
     teacher = Teacher()
     classes = class_texts(data, class_names)
-    trained = {text for name in data_names(data) for text in texts_of(name)}
+    name_of = {text: name for name in data_names(data) for text in texts_of(name)}
+    trained = list(name_of)
     lemmas, synsets = nouns(wordnet_folder), wordnet.read_synsets(wordnet_folder)
     near = relatives(classes, wordnet_folder)
     fresh = sorted((lemma for lemma in lemmas if lemma not in set(classes)), key=lambda lemma: lemma not in near)
     glosses = sorted({synsets[senses[0]].gloss for senses in lemmas.values()})
-    sentences = [*glosses, *captions(data)]
-    pairs = phrases(wordnet_folder)
-    known = space(teacher(data_names(data)))
-    of_classes = space(teacher(classes))
-    with torch.autocast("cpu", torch.bfloat16):
-        embeddings = [teacher(texts).float() for texts in (fresh, pairs, sentences)]
-    of_fresh, of_pairs, of_sentences = (space(rows) for rows in embeddings)
-    untrained = torch.tensor([text not in trained for text in classes])
-    of_classes[untrained] = pull(of_classes[untrained], known)
+    pairs, sentences = phrases(near, wordnet_folder), [*glosses, *captions(data)]
+    of_classes, of_fresh, of_pairs, of_sentences = (
+        space(teacher(part)) for part in (classes, fresh, pairs, sentences)
+    )
+    known = space(teacher(trained))
+    targets = known if start is None else start(trained)
+    names = targets[[trained.index(name) for name in name_of.values()]]
+    of_classes = pull(of_classes, known, names)
+    of_classes[[classes.index(text) for text in trained]] = targets
     return Corpus(
         classes + fresh + pairs + sentences,
-        torch.cat([of_classes, pull(of_fresh, known), pull(of_pairs, known), of_sentences]),
+        torch.cat([of_classes, pull(of_fresh, known, names), pull(of_pairs, known, names), of_sentences]),
         len(classes),
         len(classes) + sum(lemma in near for lemma in fresh),
         len(classes) + len(fresh),

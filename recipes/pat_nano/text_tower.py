@@ -22,14 +22,13 @@ from text_corpus import TEMPLATES, Corpus, build, fit_space
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch.nn.functional import normalize
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
-from vocabulary import HELD_OUT
+from vocabulary import HELD_OUT, TextTower
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 VOCABULARY = 4096
 TOWER = dict(hidden_size=192, intermediate_size=768, num_hidden_layers=3, num_attention_heads=6, hidden_act="gelu")
 BATCH = 384
 WORD_TOKENS, SENTENCE_TOKENS = 16, 24  # while training; the model takes 77
-RATE = 2e-3
 
 
 def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
@@ -104,26 +103,26 @@ def distillation_loss(student: torch.Tensor, target: torch.Tensor) -> torch.Tens
     return (1 - (student * target).sum(-1)).mean() + 10 * off.square().mean()
 
 
-def train(corpus: Corpus, steps: int, log) -> tuple[CLIPTextModelWithProjection, CLIPTokenizer]:
-    tokenizer = train_tokenizer(corpus.texts)
-    tower = new_tower(tokenizer)
+def train(
+    corpus: Corpus, steps: int, rate: float, start: TextTower | None, log
+) -> tuple[CLIPTextModelWithProjection, CLIPTokenizer]:
+    tokenizer = start.tokenizer if start else train_tokenizer(corpus.texts)
+    tower = start.model.train() if start else new_tower(tokenizer)
     log(f"{sum(p.numel() for p in tower.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens, {steps} steps")
     matrices = [p for n, p in tower.named_parameters() if "encoder" in n and p.ndim == 2]
     other = [p for n, p in tower.named_parameters() if not ("encoder" in n and p.ndim == 2)]
     optimizers = [
-        torch.optim.AdamW(other, lr=RATE, betas=(0.9, 0.98), weight_decay=0.01),
-        torch.optim.Muon(matrices, lr=RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(other, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
     ]
     batches, recent = Batches(corpus, tokenizer), []
     for step in range(steps):
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = (
-                RATE * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+                rate * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
             )
         ids, target = batches.draw(step)
-        with torch.autocast("cpu", torch.bfloat16):
-            embeds = tower(input_ids=ids).text_embeds
-        loss = distillation_loss(embeds, target)
+        loss = distillation_loss(tower(input_ids=ids).text_embeds, target)
         tower.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
@@ -159,6 +158,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is written")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="a text tower to go on from; what it makes of class names stays")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--space-only", action="store_true", help="stop when the text space is written")
     args = parser.parse_args()
@@ -174,13 +175,15 @@ def main() -> None:
     if args.space_only:
         return
     space = TextSpace.load(args.work / "text_space.pt")
+    start = TextTower(args.start) if args.start else None
     if not (args.work / "text_corpus.pt").is_file():
-        torch.save(tuple(build(args.data, args.class_names, args.wordnet, space)), args.work / "text_corpus.part")
+        corpus = build(args.data, args.class_names, args.wordnet, space, start)
+        torch.save(tuple(corpus), args.work / "text_corpus.part")
         os.replace(args.work / "text_corpus.part", args.work / "text_corpus.pt")
     corpus = Corpus(*torch.load(args.work / "text_corpus.pt"))
     log(f"{len(corpus.texts)} texts: {corpus.classes} class names, {corpus.near} with relatives, {corpus.words} words")
     torch.manual_seed(0)
-    tower, tokenizer = train(corpus, args.steps, log)
+    tower, tokenizer = train(corpus, args.steps, args.learning_rate, start, log)
     partial = args.work / "text.part"
     tower.save_pretrained(partial)
     tokenizer.save_pretrained(partial)

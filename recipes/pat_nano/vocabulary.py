@@ -38,7 +38,7 @@ class TextTower:
     """Words to unit-length embeddings, by a trained text tower: a folder of one, or of a whole CLIP."""
 
     def __init__(self, folder: Path):
-        self.model = CLIPTextModelWithProjection.from_pretrained(folder).eval()
+        self.model = CLIPTextModelWithProjection.from_pretrained(folder, attn_implementation="eager").eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     @torch.no_grad()
