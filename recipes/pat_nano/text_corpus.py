@@ -118,7 +118,7 @@ def build(
     data: Path, class_names: Path, wordnet_folder: Path, space: TextSpace, start: TextTower | None = None
 ) -> Corpus:
     """All texts. The data sets' names and synonyms, which the vision tower is trained on, keep the teacher's own
-    embedding, or that of the text tower to start from; other words and phrases are pulled towards the nearest names."""
+    embedding, or that of the text tower to start from; others are pulled towards the nearest names."""
     teacher = Teacher()
     classes = class_texts(data, class_names)
     name_of = {text: name for name in data_names(data) for text in texts_of(name)}
