@@ -163,7 +163,7 @@ def test_codes_and_floor_differ_from_pixels(evaluate, data, tmp_path):
     assert figures["codes"] != figures["pixels"]
     model = PatForSemanticSegmentation.from_pretrained(results["model"]).eval()
     processor = PatProcessor.from_pretrained(results["model"])
-    torch.nn.init.constant_(model.segmenter.gate, 3.0)  # nothing that was trained may reach the floor
+    torch.nn.init.constant_(model.segmenter.vote.gate.weight, 3.0)  # nothing that was trained may reach the floor
     floor = evaluate_dataset(
         model, processor, FolderDataset(data, "val"), source="floor", workers=0, progress=False
     ).metric

@@ -39,8 +39,8 @@ def test_untrained_guidance_equals_the_baseline(make_segmenter, text_embeds, siz
 def test_an_untrained_segmenter_is_plain_similarity(make_segmenter, pixel_values, text_embeds):
     model = make_segmenter()
     dense_embeds = model.pat.extract_features(pixel_values).dense_embeds.permute(0, 3, 1, 2)
-    finer = F.normalize(F.interpolate(dense_embeds, scale_factor=2, mode="bilinear"), dim=1)
-    expected = model.logit_scale.exp() * torch.einsum("bdhw,ld->blhw", finer, text_embeds)
+    similarity = model.logit_scale.exp() * torch.einsum("bdhw,ld->blhw", dense_embeds, text_embeds)
+    expected = F.interpolate(similarity, scale_factor=2, mode="bilinear")
     torch.testing.assert_close(model(pixel_values, text_embeds=text_embeds).logits, expected)
 
 
@@ -48,11 +48,13 @@ def test_an_untrained_segmenter_is_plain_similarity(make_segmenter, pixel_values
 def test_baseline_of_a_trained_model_lacks_only_the_guidance(segmenter, pixel_values, text_embeds, tmp_path):
     segmenter.save_pretrained(tmp_path)
     baseline = PatForSemanticSegmentation.from_pretrained(tmp_path, token_guidance=False)
-    assert set(segmenter.state_dict()) - set(baseline.state_dict()) == {"segmenter.gate"}
+    missing = set(segmenter.state_dict()) - set(baseline.state_dict())
+    assert missing and all(key.startswith("segmenter.vote.") for key in missing)
     assert set(baseline.state_dict()) <= set(segmenter.state_dict())
     expected = segmenter(pixel_values, text_embeds=text_embeds).logits
     assert not torch.allclose(baseline(pixel_values, text_embeds=text_embeds).logits, expected)
-    segmenter.segmenter.gate.zero_()
+    segmenter.segmenter.vote.gate.weight.zero_()
+    segmenter.segmenter.vote.gate.bias.zero_()
     expected = segmenter(pixel_values, text_embeds=text_embeds).logits
     assert torch.equal(baseline(pixel_values, text_embeds=text_embeds).logits, expected)
 
@@ -60,7 +62,7 @@ def test_baseline_of_a_trained_model_lacks_only_the_guidance(segmenter, pixel_va
 def test_a_baseline_can_become_a_pat(make_segmenter, tmp_path):
     make_segmenter(token_guidance=False).save_pretrained(tmp_path)
     model = PatForSemanticSegmentation.from_pretrained(tmp_path, token_guidance=True)
-    assert not model.segmenter.gate.any()
+    assert not model.segmenter.vote.gate.weight.any()
 
 
 @pytest.mark.parametrize("coupled", [False, True])

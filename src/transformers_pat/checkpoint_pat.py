@@ -104,7 +104,7 @@ class CheckpointMixin:
         missing_clip = {key for key in missing if self.is_clip_key(key)}
         same_class = type(self).__name__ in (self.config.architectures or [type(self).__name__])
         # A baseline may become a PAT, and a tokenizer a segmenter: only then are new weights what the user wants.
-        may_be_new = ("segmenter.gate",) if same_class else ("segmenter.", "class_embeds")
+        may_be_new = ("segmenter.vote.",) if same_class else ("segmenter.", "class_embeds")
         new = {key for key in missing if key.startswith(may_be_new)}
         lost = missing - new
         if missing_clip and (not self.config.clip_saved or not same_class):

@@ -17,7 +17,7 @@ from .configuration_pat import PatConfig
 from .outputs_pat import LOSS_FIELDS, PatEncoderOutput, PatModelOutput, PatSegmentationOutput
 from .prompts_pat import check_labels
 from .pyramid_pat import PatDecoder, PatLevelEncoder, ZeroLinear, average_pool, level_grid, pixel_shuffle
-from .segmenter_pat import PatSegmenter
+from .segmenter_pat import PatSegmenter, PatTokenVote
 
 
 @dataclass
@@ -60,8 +60,8 @@ class PatPreTrainedModel(CheckpointMixin, PreTrainedModel):
             module.reset_buffers(init.copy_)
         elif isinstance(module, ZeroLinear):
             init.zeros_(module.weight)
-        elif isinstance(module, PatSegmenter) and module.gate is not None:
-            init.zeros_(module.gate)
+        elif isinstance(module, PatTokenVote):
+            init.constant_(module.temperature, module.initial_temperature)
         elif isinstance(module, PatForSemanticSegmentation):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
             if module.class_embeds is not None:
@@ -306,10 +306,6 @@ class PatModel(PatPreTrainedModel):
 
     def _to_pixels(self, decoded: torch.Tensor) -> torch.Tensor:
         return pixel_shuffle(self.pixel_head(decoded), self.pixels_per_cell).permute(0, 3, 1, 2)
-
-    def _to_cell_embeds(self, decoded: torch.Tensor) -> torch.Tensor:
-        """Embeddings on the grid of the finest level, unit length: what guides the segmenter."""
-        return F.normalize(self.patch_head(decoded), dim=-1)
 
     def _to_patch_embeds(self, decoded: torch.Tensor) -> torch.Tensor:
         cells_per_patch = max(1, round(1 / self.config.level_strides[-1]))
@@ -588,8 +584,7 @@ class PatForSemanticSegmentation(PatPreTrainedModel):
         text_embeds: torch.Tensor,
         image_size: tuple[int, int] | None,
     ) -> torch.Tensor:
-        guidance = None if decoded is None else self.pat._to_cell_embeds(decoded)
-        logits = self.segmenter(dense_embeds, text_embeds, self.logit_scale.exp(), guidance)
+        logits = self.segmenter(dense_embeds, text_embeds, self.logit_scale.exp(), decoded)
         return logits if image_size is None else self._crop_to_image(logits, image_size)
 
     def _crop_to_image(self, logits: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:

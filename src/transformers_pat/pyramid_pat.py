@@ -44,6 +44,11 @@ def pixel_shuffle(features: torch.Tensor, factor: int) -> torch.Tensor:
     return F.pixel_shuffle(features.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1)
 
 
+def repeat_cells(features: torch.Tensor, factor: int) -> torch.Tensor:
+    """(batch, height, width, channels) to (batch, height * factor, width * factor, channels)."""
+    return features.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+
+
 def average_pool(features: torch.Tensor, factor: int) -> torch.Tensor:
     """Mean over factor × factor cells; cells at the lower and right border may be smaller."""
     if factor == 1:
@@ -143,11 +148,7 @@ class PatDecoder(nn.Module):
                 embeds = embeds * keep[:, level, None, None, None].to(embeds.dtype)
             if hidden_states is not None:
                 rows, columns = embeds.shape[1:3]
-                hidden_states = self._upsample(hidden_states, self.upsampling[level])[:, :rows, :columns]
+                hidden_states = repeat_cells(hidden_states, self.upsampling[level])[:, :rows, :columns]
                 embeds = embeds + hidden_states
             hidden_states = self.blocks[level](embeds)
         return self.norm(hidden_states)
-
-    @staticmethod
-    def _upsample(hidden_states: torch.Tensor, factor: int) -> torch.Tensor:
-        return hidden_states.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_pat import PatConfig
-from .pyramid_pat import ZeroLinear
+from .pyramid_pat import ZeroLinear, average_pool, repeat_cells
 
 
 class PatRefinerBlock(nn.Module):
@@ -73,54 +73,109 @@ class PatRefiner(nn.Module):
         return self.out(hidden_states).squeeze(-1)
 
 
-class PatSegmenter(nn.Module):
+class PatTokenVote(nn.Module):
     """
-    Dense embeddings and class embeddings to logits: the baseline, and PAT when the codes guide it.
+    Guidance by the codes: a cell hears how the patches around it were labelled, the more the more alike their tokens.
 
-    Guidance is a residual in embedding space, before the product with words: what the feature head decodes from codes.
-    Its gate starts at zero, so that an untrained PAT equals the baseline exactly.
+    Joint bilateral upsampling (Kopf et al. 2007) with what the shared decoder makes of the codes in place of colours
+    (ours). It learns when tokens are alike and where to listen, never what a word looks like. The gate, which the
+    codes decide cell by cell, starts at zero, so that an untrained PAT equals the baseline exactly.
     """
+
+    radius = 2  # in patches, as is the standard deviation of how far neighbours are heard
+    reach = 1.0
+    initial_temperature = 10.0
 
     def __init__(self, config: PatConfig):
         super().__init__()
-        self.upsampling = round(1 / config.level_strides[-1]) if config.level_strides[-1] < 1 else 1
-        self.finest_to_patch = max(1, round(config.level_strides[-1]))
+        self.cells_per_patch = max(1, round(1 / config.level_strides[-1]))
+        self.patches_per_cell = max(1, round(config.level_strides[-1]))
+        self.project = nn.Linear(config.hidden_size, config.codebook_dim, bias=False)
+        self.temperature = nn.Parameter(torch.tensor(self.initial_temperature))
+        self.gate = ZeroLinear(config.hidden_size, 1)
+
+    def forward(self, logits: torch.Tensor, finer_logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            logits: (batch, num_labels, height, width), one place per patch.
+            finer_logits: The same on the grid of the result, (batch, num_labels, rows, columns).
+            tokens: What the decoder makes of the codes, (batch, rows, columns, hidden_size); or on a coarser grid, if
+                the finest level is coarser than the patches.
+
+        Returns:
+            `finer_logits`, moved towards what the neighbours say.
+        """
+        if self.patches_per_cell > 1:
+            tokens = repeat_cells(tokens, self.patches_per_cell)[:, : logits.shape[2], : logits.shape[3]]
+        gate = self.gate(tokens).permute(0, 3, 1, 2).float()
+        heard = self._shares(tokens) @ self._bands(logits.permute(0, 2, 3, 1))
+        heard = heard.unflatten(2, (self.cells_per_patch, -1)).flatten(1, 2).permute(0, 3, 1, 2)
+        return finer_logits + gate * (heard - finer_logits)
+
+    def _shares(self, tokens: torch.Tensor) -> torch.Tensor:
+        """How much cells hear of patches: (batch, height, cells of a row of patches, patches of its band)."""
+        embeds = F.normalize(self.project(tokens), dim=-1).float()
+        patches = average_pool(embeds, self.cells_per_patch)
+        cells = self.temperature.float() * embeds.unflatten(1, (-1, self.cells_per_patch)).flatten(2, 3)
+        alike = cells @ self._bands(patches).transpose(2, 3)
+        inside = self._bands(torch.ones_like(patches[:1, ..., :1])).transpose(2, 3)
+        return (alike + (self._nearness(patches) + inside.log())).softmax(-1)
+
+    def _bands(self, maps: torch.Tensor) -> torch.Tensor:
+        """
+        The rows around each row, zero beyond the border: (batch, height, width, channels) to (batch, height, patches
+        of the band, channels). Bands keep the products large, which is several times as fast as a window per cell.
+        """
+        padded = F.pad(maps, (0, 0, 0, 0, self.radius, self.radius))
+        return padded.unfold(1, 2 * self.radius + 1, 1).permute(0, 1, 4, 2, 3).flatten(2, 3)
+
+    def _nearness(self, patches: torch.Tensor) -> torch.Tensor:
+        """Logarithm of a Gaussian of the distance, (cells of a row of patches, patches of its band)."""
+        cells_per_patch, width = self.cells_per_patch, patches.shape[2]
+        within = (torch.arange(cells_per_patch).to(patches) + 0.5) / cells_per_patch - 0.5
+        columns = torch.arange(width).to(patches)
+        rows_apart = within[:, None] - torch.arange(-self.radius, self.radius + 1).to(patches)
+        columns_apart = (columns[:, None] + within).flatten()[:, None] - columns
+        too_far = (columns_apart.abs() > self.radius + 0.5)[None, :, None]
+        squares = rows_apart.square()[:, None, :, None] + columns_apart.square()[None, :, None]
+        nearness = (-squares / (2 * self.reach**2)).masked_fill(too_far, -torch.inf)
+        return nearness.flatten(2).flatten(0, 1)
+
+
+class PatSegmenter(nn.Module):
+    """Dense embeddings and class embeddings to logits: the baseline, and PAT when the codes guide it."""
+
+    def __init__(self, config: PatConfig):
+        super().__init__()
+        self.upsampling = max(1, round(1 / config.level_strides[-1]))
         self.refiner = PatRefiner(config)
-        self.gate = nn.Parameter(torch.zeros(config.projection_dim)) if config.token_guidance else None
+        self.vote = PatTokenVote(config) if config.token_guidance else None
 
     def forward(
         self,
         dense_embeds: torch.Tensor,
         text_embeds: torch.Tensor,
         logit_scale: torch.Tensor,
-        guidance: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
             dense_embeds: Unit-length patch embeddings (batch, height, width, projection_dim).
             text_embeds: Unit-length class embeddings (num_labels, projection_dim).
             logit_scale: CLIP's temperature, a positive scalar.
-            guidance: Embeddings decoded from the codes, (batch, rows, columns, projection_dim) on the finest grid.
+            tokens: What the decoder makes of the codes, (batch, rows, columns, hidden_size) on the finest grid.
 
         Returns:
             Logits (batch, num_labels, rows, columns) at the finest level's stride (one patch if that is coarser).
         """
-        embeds = self._upsample(dense_embeds.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        if self.gate is not None and guidance is not None:
-            residual = self.gate * guidance
-            if self.finest_to_patch > 1:
-                residual = residual.repeat_interleave(self.finest_to_patch, 1).repeat_interleave(
-                    self.finest_to_patch, 2
-                )[:, : embeds.shape[1], : embeds.shape[2]]
-            embeds = embeds + residual
         # In float32: half precision would round similarities that differ by less than words do.
-        with torch.autocast(embeds.device.type, enabled=False):
-            embeds = F.normalize(embeds.float(), dim=-1)
-            logits = (logit_scale.float() * (embeds @ text_embeds.float().T)).permute(0, 3, 1, 2)
-        at_patches = F.avg_pool2d(logits, self.upsampling) if self.upsampling > 1 else logits
-        return logits + self._upsample(self.refiner(at_patches, dense_embeds))
-
-    def _upsample(self, maps: torch.Tensor) -> torch.Tensor:
-        if self.upsampling == 1:
-            return maps
-        return F.interpolate(maps, scale_factor=self.upsampling, mode="bilinear", align_corners=False)
+        with torch.autocast(dense_embeds.device.type, enabled=False):
+            logits = (logit_scale.float() * (dense_embeds.float() @ text_embeds.float().T)).permute(0, 3, 1, 2)
+        logits = logits + self.refiner(logits, dense_embeds)
+        finer_logits = logits
+        if self.upsampling > 1:
+            finer_logits = F.interpolate(logits, scale_factor=self.upsampling, mode="bilinear", align_corners=False)
+        if self.vote is None or tokens is None:
+            return finer_logits
+        with torch.autocast(dense_embeds.device.type, enabled=False):
+            return self.vote(logits, finer_logits, tokens.to(self.vote.project.weight.dtype))
