@@ -6,10 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from transformers_pat.configuration_pat import PatConfig
 from transformers_pat.modeling_pat import PatForSemanticSegmentation, PatModel
 from transformers_pat.processing_pat import PatProcessor
+from transformers_pat.pyramid_pat import repeat_cells
+from transformers_pat.segmenter_pat import PatTokenVote
 
-from .conftest import NUM_WORDS, PATCH_SIZE, PROJECTION_DIM, make_clip, random_images, train_steps
+from .conftest import NUM_WORDS, PATCH_SIZE, PROJECTION_DIM, TINY_PAT, make_clip, random_images, train_steps
 
 # 640×480, 481×333 and 1×2000 at a tenth, smaller than a patch, CLIP's own size, an odd number of patches.
 SIZES = [(64, 48), (48, 33), (1, 200), (5, 3), (32, 32), (24, 40)]
@@ -57,6 +60,40 @@ def test_baseline_of_a_trained_model_lacks_only_the_guidance(segmenter, pixel_va
     segmenter.segmenter.vote.gate.bias.zero_()
     expected = segmenter(pixel_values, text_embeds=text_embeds).logits
     assert torch.equal(baseline(pixel_values, text_embeds=text_embeds).logits, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("strides", [[2, 1, 0.5], [2, 1], [2]])
+def test_an_open_vote_is_the_mean_of_alike_neighbours(strides):
+    levels = len(strides)
+    sizes = {"level_strides": strides, "codebook_sizes": [8] * levels, "feature_layers": [[1]] * levels}
+    vote = PatTokenVote(PatConfig(**TINY_PAT | sizes))
+    torch.nn.init.ones_(vote.gate.bias)
+    torch.nn.init.zeros_(vote.gate.weight)
+    height, width, cells = 7, 9, vote.cells_per_patch
+    tokens = torch.randn(1, *(-int(-side // strides[-1]) for side in (height, width)), TINY_PAT["hidden_size"])
+    logits = torch.randn(1, 5, height, width)
+    voted = vote(logits, torch.zeros(1, 5, height * cells, width * cells), tokens)
+    tokens = repeat_cells(tokens, vote.patches_per_cell)[:, : height * cells, : width * cells]
+    embeds = F.normalize(vote.project(tokens), dim=-1)
+    patches = F.avg_pool2d(embeds.permute(0, 3, 1, 2), cells)
+    for row, column in [(0, 0), (3, 4), (height * cells - 1, width * cells - 1), (0, width * cells - 2)]:
+        y, x = ((place + 0.5) / cells - 0.5 for place in (row, column))
+        around = [
+            (i, j)
+            for i in range(height)
+            for j in range(width)
+            if abs(i - row // cells) <= vote.radius and abs(j - column // cells) <= vote.radius
+        ]
+        weights = torch.stack(
+            [
+                vote.temperature * (embeds[0, row, column] @ patches[0, :, i, j])
+                - ((y - i) ** 2 + (x - j) ** 2) / (2 * vote.reach**2)
+                for i, j in around
+            ]
+        ).softmax(0)
+        expected = sum(weight * logits[0, :, i, j] for weight, (i, j) in zip(weights, around, strict=True))
+        torch.testing.assert_close(voted[0, :, row, column], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_a_baseline_can_become_a_pat(make_segmenter, tmp_path):

@@ -20,7 +20,7 @@ THINGS = {"05", "08", "13", "17", "18", "19", "20", "27"}  # WordNet's topics of
 PHRASES = 20_000
 # How far a word is pulled towards the known names nearest to it: by up to SHARE, from a cosine of FAR to one of CLOSE.
 SHARE, FAR, CLOSE = 0.9, 0.1, 0.3
-SHARPNESS = 0.05  # the smaller, the more the single nearest name counts
+SHARPNESS = 0.03  # the smaller, the more the single nearest name counts
 
 
 class Corpus(NamedTuple):
@@ -134,11 +134,18 @@ def build(
     known = space(teacher(trained))
     targets = known if start is None else start(trained)
     names = targets[[trained.index(name) for name in name_of.values()]]
-    of_classes = pull(of_classes, known, names)
+    single = torch.tensor([" " not in text for text in trained])
+
+    def pulled(texts: list[str], targets: torch.Tensor) -> torch.Tensor:
+        """A phrase pulls phrases only: "street" is no "street sign"."""
+        towards_all, towards_words = pull(targets, known, names), pull(targets, known[single], names[single])
+        return torch.where(torch.tensor([[" " in text] for text in texts]), towards_all, towards_words)
+
+    of_classes = pulled(classes, of_classes)
     of_classes[[classes.index(text) for text in trained]] = targets
     return Corpus(
         classes + fresh + pairs + sentences,
-        torch.cat([of_classes, pull(of_fresh, known, names), pull(of_pairs, known, names), of_sentences]),
+        torch.cat([of_classes, pulled(fresh, of_fresh), pulled(pairs, of_pairs), of_sentences]),
         len(classes),
         len(classes) + sum(lemma in near for lemma in fresh),
         len(classes) + len(fresh),
