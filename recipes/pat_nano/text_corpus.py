@@ -20,14 +20,15 @@ THINGS = {"05", "08", "13", "17", "18", "19", "20", "27"}  # WordNet's topics of
 PHRASES = 20_000
 # How far a word is pulled towards the known names nearest to it: by up to SHARE, from a cosine of FAR to one of CLOSE.
 SHARE, FAR, CLOSE = 0.9, 0.1, 0.3
+NEAR = 0.8  # the cosine above which the result counts as next to a name
 SHARPNESS = 0.03  # the smaller, the more the single nearest name counts
 
 
 class Corpus(NamedTuple):
     """Texts with their targets (len(texts), 256).
 
-    The first `classes` are class names, up to `near` their relatives in WordNet, up to `words` other nouns; the rest
-    are sentences and phrases.
+    The first `classes` are class names, up to `near` nouns that the pull puts next to one, up to `words` other nouns;
+    the rest are sentences and phrases.
     """
 
     texts: list[str]
@@ -124,10 +125,9 @@ def build(
     name_of = {text: name for name in data_names(data) for text in texts_of(name)}
     trained = list(name_of)
     lemmas, synsets = nouns(wordnet_folder), wordnet.read_synsets(wordnet_folder)
-    near = relatives(classes, wordnet_folder)
-    fresh = sorted((lemma for lemma in lemmas if lemma not in set(classes)), key=lambda lemma: lemma not in near)
+    fresh = [lemma for lemma in lemmas if lemma not in set(classes)]
     glosses = sorted({synsets[senses[0]].gloss for senses in lemmas.values()})
-    pairs, sentences = phrases(near, wordnet_folder), [*glosses, *captions(data)]
+    pairs, sentences = phrases(relatives(classes, wordnet_folder), wordnet_folder), [*glosses, *captions(data)]
     of_classes, of_fresh, of_pairs, of_sentences = (
         space(teacher(part)) for part in (classes, fresh, pairs, sentences)
     )
@@ -143,10 +143,13 @@ def build(
 
     of_classes = pulled(classes, of_classes)
     of_classes[[classes.index(text) for text in trained]] = targets
+    of_fresh, of_pairs = pulled(fresh, of_fresh), pulled(pairs, of_pairs)
+    near = (of_fresh @ names.T).amax(-1) > NEAR
+    order = torch.argsort(near, descending=True, stable=True)
     return Corpus(
-        classes + fresh + pairs + sentences,
-        torch.cat([of_classes, pulled(fresh, of_fresh), pulled(pairs, of_pairs), of_sentences]),
+        classes + [fresh[index] for index in order] + pairs + sentences,
+        torch.cat([of_classes, of_fresh[order], of_pairs, of_sentences]),
         len(classes),
-        len(classes) + sum(lemma in near for lemma in fresh),
+        len(classes) + int(near.sum()),
         len(classes) + len(fresh),
     )

@@ -70,7 +70,7 @@ def new_tower(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
 class Batches:
     """Random batches: five of words, then one of sentences.
 
-    A batch of words holds class names, their relatives and any nouns in equal parts, in and out of templates.
+    A batch of words holds class names, nouns next to them and any nouns in equal parts, in and out of templates.
     """
 
     def __init__(self, corpus: Corpus, tokenizer: CLIPTokenizer, seed: int = 0):
@@ -181,7 +181,7 @@ def main() -> None:
         torch.save(tuple(corpus), args.work / "text_corpus.part")
         os.replace(args.work / "text_corpus.part", args.work / "text_corpus.pt")
     corpus = Corpus(*torch.load(args.work / "text_corpus.pt"))
-    log(f"{len(corpus.texts)} texts: {corpus.classes} class names, {corpus.near} with relatives, {corpus.words} words")
+    log(f"{len(corpus.texts)} texts: {corpus.classes} class names, {corpus.near} with their neighbours, {corpus.words} words")
     torch.manual_seed(0)
     tower, tokenizer = train(corpus, args.steps, args.learning_rate, start, log)
     partial = args.work / "text.part"
