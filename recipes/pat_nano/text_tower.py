@@ -181,9 +181,8 @@ def main() -> None:
         torch.save(tuple(corpus), args.work / "text_corpus.part")
         os.replace(args.work / "text_corpus.part", args.work / "text_corpus.pt")
     corpus = Corpus(*torch.load(args.work / "text_corpus.pt"))
-    log(
-        f"{len(corpus.texts)} texts: {corpus.classes} class names, {corpus.near} with their neighbours, {corpus.words} words"
-    )
+    spans = f"{corpus.classes} class names, {corpus.near} with words next to them, {corpus.words} with all words"
+    log(f"{len(corpus.texts)} texts: {spans}")
     torch.manual_seed(0)
     tower, tokenizer = train(corpus, args.steps, args.learning_rate, start, log)
     partial = args.work / "text.part"
