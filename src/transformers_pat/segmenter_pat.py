@@ -82,7 +82,8 @@ class PatTokenVote(nn.Module):
     codes decide cell by cell, starts at zero, so that an untrained PAT equals the baseline exactly.
     """
 
-    radius = 2  # in patches, as is the standard deviation of how far neighbours are heard
+    # Our choice: whose labels are heard and the standard deviation of how much, in patches; the scale of the cosines.
+    radius = 2
     reach = 1.0
     initial_temperature = 10.0
 
