@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.evidence.ablation import verdict
 from benchmarks.evidence.figures import MEASURED, table
 from benchmarks.evidence.tokens import cell_labels, compress, mean_average_precision, mutual_information
 
@@ -23,10 +24,7 @@ def test_the_whole_document_is_written(tmp_path):
     figures = {"mean_iou": 0.25, "boundary_mean_iou": 0.125}
     result = {**figures, "seen": figures, "unseen": figures}
     for variant in ("pat_0", "pat_1", "baseline_0", "baseline_held_out_0"):
-        folder = tmp_path / "ablation" / variant / "evaluation_pixels"
-        folder.mkdir(parents=True)
-        data = {f"{name} {split}": result for name, split in MEASURED.items()}
-        (folder / "results.json").write_text(json.dumps({"data": data}))
+        write_results(tmp_path / "ablation" / variant, [result] * 3)
     (tmp_path / "images").mkdir()
     output = tmp_path / "evidence.md"
     arguments = ["--data", tmp_path / "data", "--ablation", tmp_path / "ablation", "--output", output]
@@ -38,6 +36,27 @@ def test_the_whole_document_is_written(tmp_path):
     assert "| **PAT** | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.250 ± 0.000 | 2 |" in text
     assert text.count("| baseline") == 4
     assert all((tmp_path / "images" / name).is_file() for name in ("codes.jpg", "levels_china.jpg"))
+
+
+def write_results(folder: Path, results: list[dict]) -> None:
+    data = {f"{name} {split}": result for (name, split), result in zip(MEASURED.items(), results, strict=True)}
+    (folder / "evaluation_pixels").mkdir(parents=True)
+    (folder / "evaluation_pixels" / "results.json").write_text(json.dumps({"data": data}))
+
+
+@pytest.mark.parametrize(
+    ("pat", "holds"),
+    [
+        ([(0.52, 0.5, 0.5), (0.54, 0.5, 0.5)], True),
+        ([(0.52, 0.5, 0.47), (0.54, 0.5, 0.47)], False),  # one set loses
+        ([(0.51, 0.5, 0.5), (0.57, 0.5, 0.5)], False),  # the seeds differ more than PAT and baseline
+    ],
+)
+def test_verdict(tmp_path, pat, holds):
+    for variant, seeds in {"pat": pat, "baseline": [(0.5, 0.5, 0.5)] * 2}.items():
+        for seed, scores in enumerate(seeds):
+            write_results(tmp_path / f"{variant}_{seed}", [{"mean_iou": score} for score in scores])
+    assert ("**holds**" in verdict(tmp_path)) == holds
 
 
 def test_table():

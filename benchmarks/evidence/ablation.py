@@ -47,8 +47,30 @@ def held_out_table(folder: Path) -> str:
     return table(("", "classes", *SETS, "mean"), rows)
 
 
+def verdict(folder: Path) -> str:
+    """Whether PAT beats the baseline by more than the spread over seeds, and on no set loses by more than it."""
+    pat, baseline = (_scores(read(folder, variant, "pixels")) for variant in ("pat", "baseline"))
+    gain, spread = pat.mean(0) - baseline.mean(0), np.maximum(_spread(pat), _spread(baseline))
+    holds = gain[-1] > spread[-1] and bool((gain[:-1] >= -spread[:-1]).all())
+    sets = ", ".join(f"{name} {g:+.4f} ({s:.4f})" for name, g, s in zip((*SETS, "mean"), gain, spread, strict=True))
+    return (
+        "PAT less baseline, and in brackets the larger of both standard deviations: "
+        f"{sets}. That PAT gains more than the spread on the mean, and loses more than it on no set, "
+        f"{'**holds**' if holds else '**does not hold**'} in this run."
+    )
+
+
 def _cells(results: list[dict], figure: Callable[[dict], float]) -> list[str]:
-    scores = np.array([[figure(result[name]) for name in SETS.values()] for result in results])
-    scores = np.concatenate([scores, scores.mean(1, keepdims=True)], axis=1)
-    spread = scores.std(0, ddof=1) if len(scores) > 1 else np.full(scores.shape[1], np.nan)
+    scores = _scores(results, figure)
+    spread = _spread(scores)
     return [f"{m:.3f}" + ("" if np.isnan(s) else f" ± {s:.3f}") for m, s in zip(scores.mean(0), spread, strict=True)]
+
+
+def _scores(results: list[dict], figure: Callable[[dict], float] = lambda of_set: of_set["mean_iou"]) -> np.ndarray:
+    """(seeds, sets and their mean)."""
+    scores = np.array([[figure(result[name]) for name in SETS.values()] for result in results])
+    return np.concatenate([scores, scores.mean(1, keepdims=True)], axis=1)
+
+
+def _spread(scores: np.ndarray) -> np.ndarray:
+    return scores.std(0, ddof=1) if len(scores) > 1 else np.full(scores.shape[1], np.nan)

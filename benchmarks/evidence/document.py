@@ -34,6 +34,7 @@ def trainings(args: EvidenceConfig) -> dict[str, str]:
     folder = Path(args.ablation)
     return {
         "ABLATION": ablation.ablation_table(folder, "mean_iou"),
+        "VERDICT": ablation.verdict(folder),
         "BOUNDARIES": ablation.ablation_table(folder, "boundary_mean_iou"),
         "HELD_OUT": ablation.held_out_table(folder),
     }

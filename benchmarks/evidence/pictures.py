@@ -18,7 +18,10 @@ def draw(model, processor, folder: Path) -> None:
     photos = {path.stem: Image.open(path).convert("RGB") for path in sorted(PHOTOS.glob("*.jpg"))}
     for name, photo in photos.items():
         original, levels = reconstruct(model, processor, photo)
-        captions = [f"{level.num_levels} levels, {level.bits_per_pixel:.3f} bits per pixel" for level in levels]
+        captions = [
+            f"{level.num_levels} level{'s' * (level.num_levels > 1)}, {level.bits_per_pixel:.3f} bits per pixel"
+            for level in levels
+        ]
         sheet = reconstruction_sheet(original, [level.image for level in levels], captions)
         sheet.save(folder / f"levels_{name}.jpg", quality=85)
     contact_sheet(code_rows(model, processor, list(photos.values()))).save(folder / "codes.jpg", quality=85)
@@ -43,7 +46,7 @@ def code_rows(model, processor, photos: list[Image.Image]) -> list[tuple[str, li
                 for row, column in np.argwhere(levels[level] == code)
             ]
             chosen = np.linspace(0, len(patches) - 1, min(PATCHES_SHOWN, len(patches))).round().astype(int)
-            caption = f"level {level + 1}, code {code}: {len(patches)} of {side}×{side} pixels"
+            caption = f"level {level + 1}, code {code}: {len(patches)} of {side} by {side} pixels"
             rows.append((caption, [patches[index] for index in chosen]))
     return rows
 
