@@ -23,7 +23,7 @@ def test_the_whole_document_is_written(tmp_path):
         write_set(tmp_path / "data" / name, classes, [stripes(0, 1, 2, 255, size=(60, 40))], split)
     figures = {"mean_iou": 0.25, "boundary_mean_iou": 0.125}
     result = {**figures, "seen": figures, "unseen": figures}
-    for variant in ("pat_0", "pat_1", "baseline_0", "baseline_held_out_0"):
+    for variant in ("pat_0", "pat_1", "baseline_0", "pat_held_out_0", "baseline_held_out_0"):
         write_results(tmp_path / "ablation" / variant, [result] * 3)
     (tmp_path / "images").mkdir()
     output = tmp_path / "evidence.md"
@@ -45,17 +45,20 @@ def write_results(folder: Path, results: list[dict]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pat", "holds"),
+    ("pat", "unseen", "holds"),
     [
-        ([(0.52, 0.5, 0.5), (0.54, 0.5, 0.5)], True),
-        ([(0.52, 0.5, 0.47), (0.54, 0.5, 0.47)], False),  # one set loses
-        ([(0.51, 0.5, 0.5), (0.57, 0.5, 0.5)], False),  # the seeds differ more than PAT and baseline
+        ([(0.52, 0.5, 0.5), (0.54, 0.5, 0.5)], 0.5, True),
+        ([(0.52, 0.5, 0.47), (0.54, 0.5, 0.47)], 0.5, False),  # one set loses
+        ([(0.51, 0.5, 0.5), (0.57, 0.5, 0.5)], 0.5, False),  # the seeds differ more than PAT and baseline
+        ([(0.52, 0.5, 0.5), (0.54, 0.5, 0.5)], 0.4, False),  # the held-out classes lose
     ],
 )
-def test_verdict(tmp_path, pat, holds):
+def test_verdict(tmp_path, pat, unseen, holds):
     for variant, seeds in {"pat": pat, "baseline": [(0.5, 0.5, 0.5)] * 2}.items():
         for seed, scores in enumerate(seeds):
             write_results(tmp_path / f"{variant}_{seed}", [{"mean_iou": score} for score in scores])
+            held_out = {"unseen": {"mean_iou": unseen if variant == "pat" else 0.5}}
+            write_results(tmp_path / f"{variant}_held_out_{seed}", [held_out] * 3)
     assert ("**holds**" in verdict(tmp_path)) == holds
 
 
