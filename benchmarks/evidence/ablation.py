@@ -59,8 +59,8 @@ def verdict(folder: Path) -> str:
     return (
         "PAT less baseline, and in brackets the larger of both standard deviations over seeds: "
         f"{_listed(gain, spread)}. The same on held-out classes: {_listed(gain_unseen, spread_unseen)}. "
-        "That PAT gains more than the spread on the mean, and loses more than it on none of the sets, of which the held-out classes "
-        f"together are one, {'**holds**' if holds else '**does not hold**'} in this run."
+        "That PAT gains more than the spread on the mean, and loses more than it on none of the sets, of "
+        f"which the held-out classes together are one, {'**holds**' if holds else '**does not hold**'} in this run."
     )
 
 
