@@ -80,7 +80,7 @@ def words_table(model, processor, datasets: dict[str, FolderDataset]) -> str:
 def levels_table(model, processor, datasets: dict[str, FolderDataset]) -> str:
     """Mean IoU, and that near boundaries, from the codes of the coarsest levels alone and from pixels."""
     sources = {
-        f"codes of {levels} levels": functools.partial(from_codes, num_levels=levels)
+        f"codes, {levels} of {model.config.num_levels} levels": functools.partial(from_codes, num_levels=levels)
         for levels in range(1, model.config.num_levels + 1)
     }
     rows = []

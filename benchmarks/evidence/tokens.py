@@ -115,7 +115,14 @@ def quality_table(photos: dict[str, list[Photo]]) -> str:
     rows = []
     for name, read in photos.items():
         for levels in range(1, len(read[0].quality) + 1):
-            rows.append((name, f"{levels} levels", *_mean([photo.quality[levels - 1] for photo in read]), ""))
+            rows.append(
+                (
+                    name,
+                    f"PAT, {levels} of {len(read[0].quality)} levels",
+                    *_mean([photo.quality[levels - 1] for photo in read]),
+                    "",
+                )
+            )
         for codec in ("JPEG", "WEBP"):
             fitting = [photo.codecs[codec] for photo in read if photo.codecs[codec]]
             note = f"{len(read) - len(fitting)} of {len(read)} photos don't fit"
