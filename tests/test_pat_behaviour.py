@@ -51,8 +51,8 @@ def test_an_untrained_segmenter_is_plain_similarity(make_segmenter, pixel_values
 def test_baseline_of_a_trained_model_lacks_only_the_guidance(segmenter, pixel_values, text_embeds, tmp_path):
     segmenter.save_pretrained(tmp_path)
     baseline = PatForSemanticSegmentation.from_pretrained(tmp_path, token_guidance=False)
-    missing = set(segmenter.state_dict()) - set(baseline.state_dict())
-    assert missing and all(key.startswith("segmenter.vote.") for key in missing)
+    vote = {f"segmenter.vote.{name}" for name in ("project.weight", "temperature", "gate.weight", "gate.bias")}
+    assert set(segmenter.state_dict()) - set(baseline.state_dict()) == vote
     assert set(baseline.state_dict()) <= set(segmenter.state_dict())
     expected = segmenter(pixel_values, text_embeds=text_embeds).logits
     assert not torch.allclose(baseline(pixel_values, text_embeds=text_embeds).logits, expected)
@@ -99,7 +99,7 @@ def test_an_open_vote_is_the_mean_of_alike_neighbours(strides):
 def test_a_baseline_can_become_a_pat(make_segmenter, tmp_path):
     make_segmenter(token_guidance=False).save_pretrained(tmp_path)
     model = PatForSemanticSegmentation.from_pretrained(tmp_path, token_guidance=True)
-    assert not model.segmenter.vote.gate.weight.any()
+    assert not model.segmenter.vote.gate.weight.any() and not model.segmenter.vote.gate.bias.any()
 
 
 @pytest.mark.parametrize("coupled", [False, True])
