@@ -19,8 +19,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from transformers_pat.evaluate_metric import StreamingMeanIoU
-from transformers_pat.metrics import SegmentationMetric
+from transformers_pat.evaluation.hf_metric import StreamingMeanIoU
+from transformers_pat.evaluation.metrics import SegmentationMetric
 
 IGNORE_INDEX = 255
 

@@ -12,10 +12,10 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from transformers_pat import PAT_NANO, PatModel, PatProcessor
-from transformers_pat.arguments import parse_arguments, run_script
+from transformers_pat.cli.arguments import parse_arguments, run_script
 from transformers_pat.codebook_pat import code_statistics
+from transformers_pat.data.source import read_source
 from transformers_pat.inference import reconstruct
-from transformers_pat.sources import read_source
 
 
 @dataclass

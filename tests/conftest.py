@@ -16,6 +16,8 @@ from transformers.utils import logging
 from transformers_pat.configuration_pat import PatConfig
 from transformers_pat.modeling_pat import PatForSemanticSegmentation
 
+from .support.training import workplace  # noqa: F401
+
 logging.disable_progress_bar()
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

@@ -16,11 +16,10 @@ from safetensors.torch import load
 
 from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
 
-from .stub_hub import StubHub
-from .test_data import write_set
-from .test_training import command as train_command
-from .test_training import workplace  # noqa: F401
-from .tiny_checkpoint import save_tiny_checkpoint
+from .support.data import write_set
+from .support.stub_hub import StubHub
+from .support.tiny_checkpoint import save_tiny_checkpoint
+from .support.training import command as train_command
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -65,7 +64,7 @@ def test_tokens_tells_usage_and_psnr(data):
     assert wrong.returncode == 1 and wrong.stderr.strip().splitlines()[-1].startswith("error: ")
 
 
-def test_a_trained_model_is_pushed_to_the_hub(workplace, tmp_path):  # noqa: F811
+def test_a_trained_model_is_pushed_to_the_hub(workplace, tmp_path):
     with StubHub() as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
         environment = {

@@ -2,7 +2,7 @@
 
     python recipes/pat_nano/ablation.py --data DATA --work WORK --seeds 3
 
-`benchmarks/evidence` makes the tables of docs/evidence.md of what this leaves in WORK/ablation.
+`recipes/pat_nano/evidence` makes the tables of docs/evidence.md of what this leaves in WORK/ablation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from transformers_pat.data import read_classes
+from transformers_pat.data.base import read_classes
 
 # What makes so many trainings affordable.
 SHORTER = {"crop_size": 160, "warmup_steps": 50, "validation": []}

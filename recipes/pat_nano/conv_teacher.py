@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from vocabulary import Names, TextTower, check_held_out
 
-from transformers_pat.metrics import SegmentationMetric
+from transformers_pat.evaluation.metrics import SegmentationMetric
 
 # photos of each data set in one step
 SHARES = {"camvid": 8, "msrc_v2": 10, "voc_animals": 32, "labelme_facade": 3, "coco_subset": 6, "clothing_ccp": 5}

@@ -13,7 +13,7 @@ from teacher import Teacher, TextSpace
 from torch.nn.functional import normalize
 from vocabulary import TextTower, check_held_out, texts_of
 
-from transformers_pat.data import read_classes
+from transformers_pat.data.base import read_classes
 
 TEMPLATES = ["a photo of a {}.", "a photo of the {}.", "a photo of {}.", "a picture of a {}", "the {}", "a {}", "{}."]
 THINGS = {"05", "08", "13", "17", "18", "19", "20", "27"}  # WordNet's topics of what a photo can show

@@ -1,6 +1,6 @@
 """Other words for the class names, used as label texts in training.
 
-`tests/synonyms.json` holds words for the same classes that training never sees; `check_held_out` keeps it so.
+`held_out_synonyms.json` holds words for the same classes that training never sees; `check_held_out` keeps it so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers_pat.prompts_pat import resolve_templates
 
 SYNONYMS: dict[str, list[str]] = json.loads((Path(__file__).parent / "synonyms.json").read_text())
 TEMPLATES = resolve_templates("simple")
-HELD_OUT = Path(__file__).resolve().parents[2] / "tests" / "synonyms.json"
+HELD_OUT = Path(__file__).with_name("held_out_synonyms.json")
 
 
 def texts_of(name: str) -> list[str]:

@@ -14,9 +14,9 @@ from .checkpoint_pat import CheckpointMixin, read_clip
 from .clip_features_pat import ClipFeatures, extract_clip_features, pad_to_patches
 from .codebook_pat import PatCodebook, code_statistics
 from .configuration_pat import PatConfig
+from .layers_pat import PatDecoder, PatLevelEncoder, ZeroLinear, average_pool, level_grid, pixel_shuffle
 from .outputs_pat import LOSS_FIELDS, PatEncoderOutput, PatModelOutput, PatSegmentationOutput
 from .prompts_pat import check_labels
-from .pyramid_pat import PatDecoder, PatLevelEncoder, ZeroLinear, average_pool, level_grid, pixel_shuffle
 from .segmenter_pat import PatSegmenter, PatTokenVote
 
 

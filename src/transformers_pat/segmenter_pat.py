@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_pat import PatConfig
-from .pyramid_pat import ZeroLinear, average_pool, repeat_cells
+from .layers_pat import ZeroLinear, average_pool, repeat_cells
 
 
 class PatRefinerBlock(nn.Module):

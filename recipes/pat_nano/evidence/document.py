@@ -1,0 +1,83 @@
+"""Measures a checkpoint and writes docs/evidence.md anew.
+
+python -m recipes.pat_nano.evidence --data DATA --ablation WORK/ablation
+
+The ablation's trainings are made by recipes/pat_nano/ablation.py. All else is measured here; a second run gives the
+same figures.
+"""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
+from transformers_pat.cli.arguments import parse_arguments
+
+from . import ablation, masks, pictures, tokens
+from .figures import measured_sets
+
+ROOT = Path(__file__).parents[3]
+TEMPLATE = Path(__file__).with_name("evidence.md.in")
+
+
+@dataclass
+class EvidenceConfig:
+    data: str = field(metadata={"help": "Folder of the data sets camvid, msrc_v2 and voc_animals."})
+    ablation: str = field(metadata={"help": "Folder of the ablation's trainings."})
+    model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint to measure."})
+    output: str = field(default=str(ROOT / "docs" / "evidence.md"), metadata={"help": "File to write."})
+    processes: int = field(default=2, metadata={"help": "Parts at a time; set OMP_NUM_THREADS=1 with several."})
+
+
+def trainings(args: EvidenceConfig) -> dict[str, str]:
+    folder = Path(args.ablation)
+    return {
+        "ABLATION": ablation.ablation_table(folder, "mean_iou"),
+        "VERDICT": ablation.verdict(folder),
+        "BOUNDARIES": ablation.ablation_table(folder, "boundary_mean_iou"),
+        "HELD_OUT": ablation.held_out_table(folder),
+    }
+
+
+def tokens_alone(args: EvidenceConfig) -> dict[str, str]:
+    model, processor, datasets = opened(args)
+    photos = {name: tokens.read_photos(model.pat, processor, dataset) for name, dataset in datasets.items()}
+    text_embeds = {name: model.get_text_embeds(dataset.names, processor) for name, dataset in datasets.items()}
+    pictures.draw(model.pat, processor, Path(args.output).parent / "images")
+    return {
+        "USE": tokens.use_table(model, photos),
+        "QUALITY": tokens.quality_table(photos),
+        "RECOGNITION": tokens.recognition_table(photos, text_embeds),
+        "PURITY": tokens.purity_table(model, photos, {name: dataset.names for name, dataset in datasets.items()}),
+    }
+
+
+def levels(args: EvidenceConfig) -> dict[str, str]:
+    return {"LEVELS": masks.levels_table(*opened(args))}
+
+
+def words(args: EvidenceConfig) -> dict[str, str]:
+    return {"WORDS": masks.words_table(*opened(args))}
+
+
+def robustness(args: EvidenceConfig) -> dict[str, str]:
+    return {"ROBUSTNESS": masks.robustness_table(*opened(args))}
+
+
+def opened(args: EvidenceConfig):
+    """Model, processor and data sets."""
+    model = PatForSemanticSegmentation.from_pretrained(args.model).eval()
+    return model, PatProcessor.from_pretrained(args.model), measured_sets(Path(args.data))
+
+
+def main() -> None:
+    args = parse_arguments(EvidenceConfig, __doc__)
+    text = TEMPLATE.read_text(encoding="utf-8")
+    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
+        parts = [pool.submit(part, args) for part in (tokens_alone, robustness, words, levels, trainings)]
+        for part in parts:
+            for name, section in part.result().items():
+                text = text.replace("{" + name + "}", section)
+    Path(args.output).write_text(text, encoding="utf-8")
+    print(f"Wrote {args.output}")

@@ -1,0 +1,1 @@
+"""The command line, `transformers-pat`; also `python -m transformers_pat.cli`."""

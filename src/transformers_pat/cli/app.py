@@ -1,0 +1,327 @@
+"""The command line: `transformers-pat segment` and `transformers-pat reconstruct`."""
+
+import glob
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .. import PAT_NANO, __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+    from ..inference import Reconstruction, Region
+
+# torch and transformers are imported inside the commands: --help should not wait for them.
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+errors = Console(stderr=True)
+
+Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, folders or globs.", show_default=False)]
+ModelName = Annotated[
+    str, typer.Option("--model", metavar="NAME", help="Checkpoint: Hub name or folder.", show_default="pat-nano")
+]
+OutputFolder = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the results go.")]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"transformers-pat {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Segment photos by any words, or look at what a tokenizer keeps of them."""
+
+
+@app.command()
+def segment(
+    images: Images,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="WORDS", help='What to look for: "road, car, tree;bush" (; separates synonyms).'),
+    ] = None,
+    model: ModelName = PAT_NANO,
+    output: OutputFolder = Path("pat-output"),
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE|WORDS",
+            help='What becomes "background": pixels below a score (0 to 1), or pixels of these words ("wall, floor").',
+        ),
+    ] = None,
+    templates: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help='Prompts: none, simple, vild, imagenet, or your own ("a photo of a {}").'),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Photos at a time.")] = 1,
+    window: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Keep the photo's resolution and slide a window of N pixels over it."),
+    ] = None,
+) -> None:
+    """
+    Find the words of --labels in photos.
+
+    Writes for each photo STEM_overlay.png (masks and legend), STEM_labels.png (the id of each pixel's label, in the
+    order of --labels) and STEM.json (each label's share of the picture and mean score).
+    """
+    jobs = plan_jobs(images, output, ("_overlay.png", "_labels.png", ".json"))
+    if labels is not None and not labels.strip(", "):
+        fail('no labels: give some, for instance --labels "road, car, tree"')
+    from ..inference import Segmenter
+
+    segmenter = load(lambda: Segmenter(model, labels, background, templates, window))
+    make_folder(output)
+    for batch in jobs.batches(batch_size):
+        photos = [(job, photo) for job in batch if (photo := jobs.open(job)) is not None]
+        if not photos:
+            continue
+        results = segmenter([photo for _, photo in photos])
+        for (job, photo), (label_map, regions) in zip(photos, results, strict=True):
+            jobs.save(write_segmentation, job, photo, label_map, regions, model)
+            console.print(segmentation_table(job, regions))
+    jobs.finish(output)
+
+
+@app.command()
+def reconstruct(images: Images, model: ModelName = PAT_NANO, output: OutputFolder = Path("pat-output")) -> None:
+    """
+    Turn photos into tokens and back.
+
+    Writes for each photo STEM_reconstruction.png: the original beside what 1, 2, ... levels of tokens keep of it.
+    Photos are scaled to the model's size first; PSNR and bits per pixel are at that size.
+    """
+    jobs = plan_jobs(images, output, ("_reconstruction.png",))
+    from ..inference import Reconstructor
+
+    reconstructor = load(lambda: Reconstructor(model))
+    make_folder(output)
+    for (job,) in jobs.batches(1):
+        photo = jobs.open(job)
+        if photo is None:
+            continue
+        original, rows = reconstructor(photo)
+        jobs.save(write_reconstruction, job, original, rows)
+        console.print(reconstruction_table(job, rows))
+    jobs.finish(output)
+
+
+# What to work on
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photo, and where its results go: `target` plus an ending."""
+
+    source: Path
+    target: Path
+
+    def path(self, ending: str) -> Path:
+        return self.target.with_name(self.target.name + ending)
+
+
+@dataclass
+class Jobs:
+    """The photos of one command, and what went wrong with some of them."""
+
+    jobs: list[Job]
+    num_done: int = 0
+    num_failed: int = 0
+
+    def batches(self, size: int) -> Iterator[list[Job]]:
+        """The jobs, `size` at a time, under a progress bar if there are several."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True, disable=len(self.jobs) < 2) as progress:
+            task = progress.add_task("Photos", total=len(self.jobs))
+            for start in range(0, len(self.jobs), size):
+                batch = self.jobs[start : start + size]
+                yield batch
+                progress.advance(task, len(batch))
+
+    def open(self, job: Job) -> "Image | None":
+        """The photo, or None, reported and counted, if it can't be read."""
+        from ..image_processing_common_pat import load_photo
+
+        try:
+            return load_photo(job.source)
+        except ValueError as error:
+            self.skip(str(error))
+            return None
+
+    def skip(self, reason: str) -> None:
+        print_line(errors, f"Skipped: {reason}")
+        self.num_failed += 1
+
+    def save(self, write, job: Job, *args) -> None:
+        """Call `write(job, *args)`; a full disk or a forbidden folder ends the command with one line."""
+        try:
+            write(job, *args)
+        except OSError as error:
+            fail(f"can't write the results of {job.source.name}: {error}", code=1)
+        self.num_done += 1
+
+    def finish(self, output: Path) -> None:
+        """Say where the results are; exit with 1 if some photos failed."""
+        num_photos = self.num_done + self.num_failed
+        print_line(console, f"{self.num_done} of {num_photos} photos done; results in {output}")
+        if self.num_failed:
+            raise typer.Exit(1)
+
+
+def plan_jobs(inputs: list[str], output: Path, endings: tuple[str, ...]) -> Jobs:
+    """
+    Files, folders (their direct children) and globs as jobs, each with names of its own for its results.
+
+    Exits with 2 if nothing is found or a folder of photos would fill with results.
+    """
+    if any(Path(name).is_dir() and Path(name).resolve() == output.resolve() for name in inputs):
+        fail(f"{output} holds the photos: choose another folder with --output.")
+    found, missing = find_images(inputs)
+    if not found:
+        fail(f"no images found: {', '.join(inputs)}")
+    sources = {path.resolve() for path in found}
+    taken: set[str] = set()
+    jobs = []
+    for path in found:
+        number, name = 1, path.stem
+        while name.casefold() in taken or any((output / (name + end)).resolve() in sources for end in endings):
+            number += 1
+            name = f"{path.stem}-{number}"
+        taken.add(name.casefold())
+        jobs.append(Job(path, output / name))
+    planned = Jobs(jobs)
+    for name in missing:
+        planned.skip(f"no such image: {name}")
+    return planned
+
+
+def find_images(inputs: list[str]) -> tuple[list[Path], list[str]]:
+    """The image files that the inputs name, each once, in order; and the inputs that name none."""
+    found: dict[Path, Path] = {}
+    missing = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            matches = images_in(path)
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = [match for match in map(Path, sorted(glob.glob(name, recursive=True))) if match.is_file()]
+        if not matches:
+            missing.append(name)
+        for match in matches:
+            found.setdefault(match.resolve(), match)
+    return list(found.values()), missing
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The folder's files that look like images by their ending."""
+    from PIL import Image
+
+    endings = Image.registered_extensions()
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in endings)
+
+
+# What to say and to write
+
+
+def load(make):
+    """Call `make`, which loads a model; a user's mistake ends the command with one line and exit code 2."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # its retries would fill the screen where there is no network
+    try:
+        return make()
+    except (OSError, ValueError) as error:
+        fail(str(error))
+
+
+def make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"can't make the folder {output}: {error.strerror}")
+
+
+def write_segmentation(job: Job, photo: "Image", label_map: "np.ndarray", regions: "list[Region]", model: str) -> None:
+    """Overlay, label map (8 bits a pixel, 16 for more than 256 labels) and JSON."""
+    import numpy as np
+    from PIL import Image
+
+    from ..visualization import overlay
+
+    names = [region.label.split(";")[0] for region in regions]
+    overlay(photo, label_map, names).save(job.path("_overlay.png"))
+    Image.fromarray(label_map.astype(np.uint8 if len(regions) <= 256 else np.uint16)).save(job.path("_labels.png"))
+    facts = {
+        "image": str(job.source),
+        "width": photo.width,
+        "height": photo.height,
+        "model": "pat-nano" if model == PAT_NANO else model,
+        "labels": [asdict(region) for region in regions],
+    }
+    job.path(".json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_reconstruction(job: Job, original: "Image", rows: "list[Reconstruction]") -> None:
+    from ..visualization import reconstruction_sheet
+
+    captions = [f"{levels(row.num_levels)}, {row.psnr:.1f} dB, {row.bits_per_pixel:.3f} bits/pixel" for row in rows]
+    reconstruction_sheet(original, [row.image for row in rows], captions).save(job.path("_reconstruction.png"))
+
+
+def segmentation_table(job: Job, regions: "list[Region]") -> Table:
+    """The labels that occur, largest first."""
+    from ..visualization import format_share
+
+    table = new_table(job, "Label", "Share", "Mean score")
+    for region in sorted(regions, key=lambda region: -region.share):
+        if region.mean_score is not None:
+            table.add_row(escape(region.label), format_share(region.share), f"{region.mean_score:.2f}")
+    return table
+
+
+def reconstruction_table(job: Job, rows: "list[Reconstruction]") -> Table:
+    table = new_table(job, "Tokens", "PSNR (dB)", "Bits per pixel")
+    for row in rows:
+        table.add_row(levels(row.num_levels), f"{row.psnr:.1f}", f"{row.bits_per_pixel:.3f}")
+    return table
+
+
+def new_table(job: Job, first: str, *others: str) -> Table:
+    table = Table(title=escape(job.source.name), title_justify="left")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def levels(count: int) -> str:
+    return f"{count} level{'s' if count > 1 else ''}"
+
+
+def print_line(target: Console, text: str) -> None:
+    """One line, whatever the width of the terminal."""
+    target.print(" ".join(text.split()), soft_wrap=True, markup=False, highlight=False)
+
+
+def fail(reason: str, code: int = 2) -> NoReturn:
+    """End the command with one line on stderr."""
+    print_line(errors, f"Error: {reason}")
+    raise typer.Exit(code)

@@ -1,0 +1,1 @@
+"""Training: options, the loop, batches and vocabularies, augmentation, checkpoints, report, LoRA."""

@@ -1,0 +1,214 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from transformers_pat import PatForSemanticSegmentation, PatModel, PatProcessor
+from transformers_pat.cli.app import app
+
+from ..support.tiny_checkpoint import save_tiny_checkpoint
+
+PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "cat.jpg"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_tiny_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path, monkeypatch):
+    """Runs the command in an empty folder, with a tiny random checkpoint unless another model is asked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run_command(command, *arguments):
+        model = [] if "--model" in arguments else ["--model", str(checkpoint)]
+        return CliRunner().invoke(app, [command, *map(str, arguments), *model])
+
+    return run_command
+
+
+def lines(text):
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def read_json(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def test_segment_writes_overlay_labels_and_json(run, checkpoint):
+    result = run("segment", PHOTO, "--labels", "sky, tree;bush, cat", "--output", "out")
+    assert result.exit_code == 0, result.output
+    assert "1 of 1 photos done" in result.output and "Mean score" in result.output
+    with Image.open("out/cat_labels.png") as image:
+        label_map = np.asarray(image)
+        assert image.mode == "L" and image.size == (451, 300)
+    with Image.open("out/cat_overlay.png") as image:
+        assert image.width == 451 and image.height > 300
+    facts = read_json("out/cat.json")
+    assert (facts["width"], facts["height"], facts["model"]) == (451, 300, str(checkpoint))
+    assert [row["label"] for row in facts["labels"]] == ["sky", "tree;bush", "cat"]
+    assert sum(row["share"] for row in facts["labels"]) == pytest.approx(1, abs=1e-5)
+    for row in facts["labels"]:
+        assert row["share"] == pytest.approx((label_map == row["id"]).mean(), abs=1e-5)
+        assert row["mean_score"] is None or 0 < row["mean_score"] <= 1
+
+    processor = PatProcessor.from_pretrained(checkpoint)
+    model = PatForSemanticSegmentation.from_pretrained(checkpoint).eval()
+    with Image.open(PHOTO) as photo:
+        inputs = processor(images=[photo], text=["sky", "tree;bush", "cat"], return_tensors="pt")
+    expected = processor.post_process_semantic_segmentation(model(**inputs), target_sizes=[(300, 451)])[0]
+    assert (expected.numpy() == label_map).mean() > 0.999
+
+
+def test_bad_files_are_reported_and_the_rest_is_done(run):
+    photos = Path("photos")
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(PHOTO, photos / name)
+    Image.new("L", (30, 40), 99).save(photos / "a.png")  # same stem as a.jpg
+    (photos / "empty.png").write_bytes(b"")
+    (photos / "text.jpg").write_text("not a photo")
+    (photos / "cut.jpg").write_bytes(PHOTO.read_bytes()[:5000])
+    (photos / "notes.txt").write_text("no image by its name")
+    (photos / "deeper").mkdir()
+    shutil.copy(PHOTO, photos / "deeper" / "c.jpg")
+    result = run("segment", photos, "absent.jpg", "--labels", "sky, cat", "--output", "out", "--batch-size", 4)
+    assert result.exit_code == 1
+    complaints = lines(result.stderr)
+    assert len(complaints) == 4
+    for name in ("empty.png", "text.jpg", "cut.jpg", "absent.jpg"):
+        assert sum(name in line for line in complaints) == 1
+    assert sorted(path.name for path in Path("out").glob("*.json")) == ["a-2.json", "a.json", "b.json"]
+    assert {read_json("out/a.json")["image"], read_json("out/a-2.json")["image"]} == {
+        str(photos / "a.jpg"),
+        str(photos / "a.png"),
+    }
+    assert "3 of 7 photos done" in result.output
+
+
+def test_globs_and_repeated_inputs(run):
+    for name in ("one.jpg", "two.jpg", "three.png"):
+        shutil.copy(PHOTO, name)
+    result = run("segment", "*.jpg", "one.jpg", "--labels", "sky, cat", "--output", "out")
+    assert result.exit_code == 0
+    assert sorted(path.stem for path in Path("out").glob("*.json")) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--labels", ""], "no labels"),
+        (["--labels", " , "], "no labels"),
+        (["--labels", "road,,car"], "is empty"),
+        (["--labels", "road, Road"], "given twice"),
+        (["--labels", "word " * 300], "shorten"),
+        (["--labels", "road", "--background", "1.5"], "between 0 and 1"),
+        (["--labels", "road", "--background", "road"], "given twice"),
+        (["--labels", "road, background", "--background", "sky"], "given twice"),
+        (["--labels", "road", "--templates", "vlid"], "unknown prompt templates"),
+        (["--labels", "road", "--window", "50"], "multiple of 32"),
+        (["--labels", "road", "--model", "no/such-model"], "no model"),
+        ([], "--labels"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_write_nothing(run, arguments, complaint):
+    result = run("segment", PHOTO, "--output", "out", *arguments)
+    assert result.exit_code == 2, result.output
+    (line,) = lines(result.stderr)
+    assert complaint in line
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("command", ["segment", "reconstruct"])
+def test_nothing_found(run, command):
+    Path("empty").mkdir()
+    for name in ("empty", "*.jpg", "absent.jpg"):
+        result = run(command, name)
+        assert result.exit_code == 2
+        assert len(lines(result.stderr)) == 1 and "no images found" in result.stderr
+
+
+def test_other_models_are_refused(run, checkpoint):
+    result = run("segment", PHOTO, "--labels", "sky", "--model", checkpoint / "clip")
+    assert result.exit_code == 2
+    assert "not a PAT checkpoint" in result.stderr and len(lines(result.stderr)) == 1
+
+
+def test_results_do_not_land_among_the_photos(run):
+    Path("photos").mkdir()
+    shutil.copy(PHOTO, "photos/cat.jpg")
+    assert run("segment", "photos", "--labels", "sky", "--output", "photos").exit_code == 2
+    shutil.copy(PHOTO, "photos/cat_overlay.png")
+    before = Path("photos/cat_overlay.png").read_bytes()
+    result = run("segment", "photos/cat.jpg", "photos/cat_overlay.png", "--labels", "sky, cat", "--output", "photos")
+    assert result.exit_code == 0
+    assert Path("photos/cat_overlay.png").read_bytes() == before
+    assert Path("photos/cat-2_overlay.png").exists()
+
+
+def test_background_and_window(run):
+    result = run(
+        "segment", PHOTO, "--labels", "sky, cat", "--background", "wall, floor", "--window", 64, "--output", "out"
+    )
+    assert result.exit_code == 0, result.output
+    assert [row["label"] for row in read_json("out/cat.json")["labels"]] == ["sky", "cat", "background"]
+    result = run("segment", PHOTO, "--labels", "sky, cat", "--background", "0.99", "--output", "sure")
+    assert result.exit_code == 0
+    assert read_json("sure/cat.json")["labels"][2]["share"] > 0.9
+
+
+def test_label_ids_above_255(run):
+    labels = ", ".join(f"l{index}" for index in range(300))
+    result = run("segment", PHOTO, "--labels", labels, "--templates", "none", "--output", "out")
+    assert result.exit_code == 0, result.output
+    with Image.open("out/cat_labels.png") as image:
+        assert image.mode.startswith("I")
+        ids = np.unique(np.asarray(image))
+    shares = [row["share"] for row in read_json("out/cat.json")["labels"]]
+    assert set(ids) == {index for index, share in enumerate(shares) if share > 0}
+
+
+def test_baked_vocabulary(run, checkpoint, tmp_path):
+    model = PatForSemanticSegmentation.from_pretrained(checkpoint)
+    processor = PatProcessor.from_pretrained(checkpoint)
+    model.set_vocabulary(["sky", "tree"], processor)
+    model.save_pretrained(tmp_path / "baked")
+    processor.save_pretrained(tmp_path / "baked")
+    result = run("segment", PHOTO, "--model", tmp_path / "baked", "--output", "out")
+    assert result.exit_code == 0, result.output
+    assert [row["label"] for row in read_json("out/cat.json")["labels"]] == ["sky", "tree"]
+
+
+def test_reconstruct(run, checkpoint):
+    Path("bad.jpg").write_text("not a photo")
+    result = run("reconstruct", PHOTO, "bad.jpg", "--output", "out")
+    assert result.exit_code == 1 and len(lines(result.stderr)) == 1
+    assert all(text in result.output for text in ("1 level", "3 levels", "PSNR", "Bits per pixel"))
+    with Image.open("out/cat_reconstruction.png") as image:
+        assert image.width > 128
+    # 96 x 64 pixels: 3 x 2 coarse codes of 4 bits, then four and sixteen times as many.
+    model = PatModel.from_pretrained(checkpoint)
+    assert [model.config.codebook_sizes[level] for level in range(3)] == [16, 16, 16]
+    assert f"{6 * 4 / (96 * 64):.3f}" in result.output and f"{(6 + 24 + 96) * 4 / (96 * 64):.3f}" in result.output
+
+
+def test_folder_that_cannot_be_made(run):
+    Path("taken").write_text("a file")
+    result = run("segment", PHOTO, "--labels", "sky", "--output", "taken/out")
+    assert result.exit_code == 2 and len(lines(result.stderr)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"), [(["--help"], "reconstruct"), (["segment", "--help"], "--labels"), (["--version"], "pat 0")]
+)
+def test_help_and_version(arguments, text):
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and text in done.output
