@@ -1,24 +1,30 @@
 PYTHON ?= python3
-# The newest torch for Linux comes with gigabytes of CUDA, which demo and tests don't need. This version has a build
-# for CPUs that pip prefers where it is on offer. To use a GPU: make TORCH=torch
+# `make lock` pins this torch: it has a build for CPUs that pip prefers where it is on offer. The newest torch for Linux
+# comes with gigabytes of CUDA, which demo and tests don't need.
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 LABELS := sky, building, tree, water
+PYTEST := -m pytest -n $(WORKERS)
 
-.PHONY: demo test lint format picture
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-newest test-oldest conformance lint format lock picture
 
 demo: .venv/installed
 	$(BIN)/transformers-pat segment examples/photos/china.jpg --labels "$(LABELS)" --output demo
 	@echo "The picture is demo/china_overlay.png"
 
-# The picture at the top of the README.
-picture: demo
-	mkdir -p docs/images
-	cp demo/china_overlay.png docs/images/demo.png
-
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python $(PYTEST)
+
+# The same suite with the newest and the oldest versions that pyproject.toml allows. Both install a torch with CUDA.
+test-newest: .venv-newest/installed
+	.venv-newest/bin/python $(PYTEST)
+
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/python $(PYTEST)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
@@ -29,15 +35,34 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.venv/torch:
+# Rewrites constraints.txt with the newest versions that fit together, on every system.
+lock: .venv/installed-dev
+	echo "$(TORCH)" | $(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate \
+		--all-extras --output-file constraints.txt pyproject.toml -
+
+# The picture at the top of the README.
+picture: demo
+	mkdir -p docs/images
+	cp demo/china_overlay.png docs/images/demo.png
+
+.venv/created:
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	touch $@
 
-.venv/installed: .venv/torch pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(PIP) -e .
 	touch $@
 
-.venv/installed-dev: .venv/torch pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+.venv/installed-dev: .venv/created pyproject.toml constraints.txt
+	$(PIP) -e ".[dev]"
+	touch $@
+
+.venv-newest/installed: .venv/installed-dev pyproject.toml
+	$(BIN)/uv venv --quiet --clear .venv-newest
+	$(BIN)/uv pip install --quiet --python .venv-newest --upgrade -e ".[test]"
+	touch $@
+
+.venv-oldest/installed: .venv/installed-dev pyproject.toml
+	$(BIN)/uv venv --quiet --clear .venv-oldest
+	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct -e ".[test]"
 	touch $@
