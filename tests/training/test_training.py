@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -207,8 +208,9 @@ def test_lora_is_trained_beside_pat_and_saved_apart(workplace, tmp_path):
     pixel_values, text_embeds = torch.randn(1, 3, 64, 64), torch.eye(16)[:3]
     with torch.no_grad():
         without = model(pixel_values=pixel_values, text_embeds=text_embeds).logits
-        model.load_adapter(str(output / "adapter"))
-        adapted = model(pixel_values=pixel_values, text_embeds=text_embeds).logits
+        adapted = PeftModel.from_pretrained(model, output / "adapter")(
+            pixel_values=pixel_values, text_embeds=text_embeds
+        ).logits
     assert not torch.allclose(without, adapted)
     clip = load_file(workplace / "clip" / "model.safetensors")
     saved = {name.removeprefix("pat."): value for name, value in weights(output).items()}
