@@ -11,7 +11,7 @@ import torch
 import wordnet
 from teacher import Teacher, TextSpace
 from torch.nn.functional import normalize
-from vocabulary import TextTower, check_held_out, texts_of
+from vocabulary import TextTower, check_held_out, held_out_words, texts_of
 
 from transformers_pat.data.base import read_classes
 
@@ -50,11 +50,19 @@ def listed_names(folder: Path) -> list[str]:
     return sorted({name.strip() for line in lines for name in line.split("\t")[1].split(";") if name.strip()})
 
 
+def imagenet_names(data: Path) -> list[str]:
+    """The category names of the ImageNet photos in `data`, in lower case, without the held-out synonyms."""
+    files = sorted(data.glob("imagenet_*/labels.json"))
+    names = {name.lower() for path in files for name in json.loads(path.read_text(encoding="utf-8")).values()}
+    return sorted(names - held_out_words())
+
+
 def class_texts(data: Path, class_names: Path) -> list[str]:
-    """Class names of the data sets with their training synonyms, then those of the benchmark lists."""
+    """Class names of the data sets with their training synonyms, of the benchmark lists, and of ImageNet."""
     names = data_names(data)
     check_held_out(names)
-    return list(dict.fromkeys([text for name in names for text in texts_of(name)] + listed_names(class_names)))
+    others = listed_names(class_names) + imagenet_names(data)
+    return list(dict.fromkeys([text for name in names for text in texts_of(name)] + others))
 
 
 def nouns(folder: Path) -> dict[str, list[str]]:

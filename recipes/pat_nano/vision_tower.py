@@ -1,10 +1,12 @@
-"""Trains the vision tower of pat-nano from random initialisation, on two CPU cores and a time budget.
+"""Trains the vision tower of pat-nano from random initialisation: a CLIP vision model distilled from an image teacher.
 
-Every patch feature is pulled towards the text embedding of what the patch shows: cross-entropy over scaled cosines
-with the class names of the photo's own data set, and with what the convolutional teacher of `conv_teacher.py` says.
-Run it again to go on from its last checkpoint.
+Random crops, recoloured and mixed, go through the frozen teacher and the tower. The tower learns the teacher's dense
+and pooled embeddings in text space, and the teacher's features at three depths through heads that are thrown away.
+No mask and no label is read here. Runs on a CPU or a GPU, stops when its time is up, and resumes from its last
+checkpoint.
 
-    python recipes/pat_nano/vision_tower.py --data DATA --work WORK --minutes 150
+    python recipes/pat_nano/vision_tower.py --photos WORK/photos.pt --teacher WORK/teacher.pt --output WORK/tower \\
+        --minutes 150 [--device cuda]
 """
 
 from __future__ import annotations
@@ -13,44 +15,34 @@ import argparse
 import math
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
-from conv_teacher import load_conv_teacher
-from export import save_clip
+import torch.nn.functional as F
+from crops import PhotoBank, draw_batch
+from dense_teacher import DenseTeacher
 from locality import make_local
-from measure import MEAN, STD, measured_sets, score
-from photos import Photos, draw_batch
 from torch import nn
-from torch.nn.functional import cross_entropy, interpolate, kl_div, log_softmax, normalize
 from transformers import CLIPConfig, CLIPModel
-from vocabulary import Names, TextTower, check_held_out
 
-# photos of each data set in one step
-SHARES = {"camvid": 14, "msrc_v2": 16, "voc_animals": 48, "labelme_facade": 4, "coco_subset": 8, "clothing_ccp": 6}
-# (until this share of the time, crop size, step size relative to SHARES)
-STAGES = [(0.6, 128, 1.0), (0.88, 192, 0.5), (1.0, 256, 0.25)]
-SHORT_SIDES = (160.0, 360.0)
 VISION = dict(
-    hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=6, image_size=224, patch_size=16,
+    hidden_size=224, intermediate_size=896, num_hidden_layers=8, num_attention_heads=7, image_size=224, patch_size=16,
     hidden_act="gelu", projection_dim=256,
 )  # fmt: skip
-TEACHER_SCALE = 0.75  # the sizes that the teacher was trained on, at half the cost
-WARMUP = 200
-EMA = 0.998
-# Share of the loss that the teacher has: more where it does not fall behind the tower that it teaches.
-DISTILLATION = dict.fromkeys(SHARES, 0.2) | {"voc_animals": 0.5}
-DROP_PATH = 0.1  # chance that a crop skips a layer (stochastic depth)
-MASKED = 0.5  # at most this share of a crop's patches is hidden from the tower, not from the teacher
+VISION_PARTS = ("vision_model.", "visual_projection.")
+PATCH = VISION["patch_size"]
+FINE_LAYER, MIDDLE_LAYER = 2, 4  # supervised by the teacher's features at strides 8 and 16
+WARMUP, EMA, WEIGHT_DECAY, CLIP_NORM = 500, 0.999, 0.05, 1.0
+DROP_PATH = 0.05
+MASKED = 0.5  # up to this share of a crop's patches is hidden from the tower, not from the teacher
+NAME_SCALE = 15.0  # of cosines with names, for the divergence between the teacher's and the tower's
+WEIGHTS = {"dense": 1.0, "names": 0.2, "image": 0.3, "fine": 0.3, "middle": 0.5, "last": 0.5}
 
 
 def new_clip() -> CLIPModel:
-    """A CLIP with the vision tower to train; its text tower is put in when the folder is written."""
+    """A CLIP with the vision tower to train; the text tower is put in when the folder is written."""
     text = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1, projection_dim=256)
     clip = CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=256))
-    clip.set_attn_implementation("eager")  # on a CPU and for 64 patches, faster than the fused kernel
     make_local(clip.vision_model)
     return clip
 
@@ -62,7 +54,7 @@ def cubic_taps(points: torch.Tensor, cells: int) -> torch.Tensor:
     """
     position = points * cells - 0.5
     base = position.floor()
-    weights = torch.zeros(*points.shape, cells)
+    weights = torch.zeros(*points.shape, cells, device=points.device)
     for tap in range(-1, 3):
         distance = (position - base - tap).abs()
         near = 1.25 * distance**3 - 2.25 * distance**2 + 1
@@ -73,260 +65,195 @@ def cubic_taps(points: torch.Tensor, cells: int) -> torch.Tensor:
 
 
 def windowed_positions(embeddings: nn.Module, windows: torch.Tensor, side: int) -> torch.Tensor:
-    """The position embedding as read off at each window of the whole photo: (N, side * side, dim).
+    """The position embedding read at each window of the whole photo: (N, side * side, dim).
 
-    `windows` (N, 4): left, top, right, bottom as fractions. A window (0, 0, 1, 1) gives exactly CLIP's own
-    interpolation of the position embedding.
+    `windows` (N, 4): left, top, right, bottom as fractions; right < left is a mirrored crop. A window (0, 0, 1, 1)
+    gives CLIP's own interpolation of the position embedding.
     """
     table = embeddings.position_embedding.weight[1:]
     cells = math.isqrt(len(table))
-    steps = (torch.arange(side) + 0.5) / side
+    steps = (torch.arange(side, device=windows.device) + 0.5) / side
     across = cubic_taps(windows[:, 0:1] + steps * (windows[:, 2] - windows[:, 0])[:, None], cells)
     down = cubic_taps(windows[:, 1:2] + steps * (windows[:, 3] - windows[:, 1])[:, None], cells)
     rows = (down.flatten(0, 1) @ table.view(cells, -1)).view(len(windows), side, cells, -1)
     return (across[:, None] @ rows).flatten(1, 2)
 
 
-def drop_paths(clip: CLIPModel) -> None:
-    """In training, lets each crop skip each layer now and then."""
+class Student(nn.Module):
+    """The tower to train with the heads that are thrown away."""
 
-    def skip(layer: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        if not layer.training:
-            return output
-        keep = (torch.rand(len(output), 1, 1) >= DROP_PATH) / (1 - DROP_PATH)
-        return inputs[0] + keep * (output - inputs[0])
+    def __init__(self, widths: tuple[int, int, int]):
+        super().__init__()
+        self.clip = new_clip()
+        hidden = VISION["hidden_size"]
+        self.fine, self.middle, self.last = (nn.Linear(hidden, width) for width in (4 * widths[0], *widths[1:]))
 
-    for layer in clip.vision_model.encoder.layers:
-        layer.register_forward_hook(skip)
+    def forward(self, pixels: torch.Tensor, windows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Embeddings and features of crops (N, 3, S, S); all (N, patches, width) but "image", (N, dim)."""
+        tower = self.clip.vision_model
+        patches = tower.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        if self.training:
+            hidden_share = torch.empty(len(patches), 1, 1, device=pixels.device).uniform_(-MASKED, MASKED)
+            patches = patches * (torch.rand(*patches.shape[:2], 1, device=pixels.device) >= hidden_share)
+        patches = patches + windowed_positions(tower.embeddings, windows, pixels.shape[-1] // PATCH)
+        first = tower.embeddings.class_embedding + tower.embeddings.position_embedding.weight[0]
+        states = tower.pre_layrnorm(torch.cat([first.expand(len(patches), 1, -1), patches], dim=1))
+        outputs = {}
+        for number, layer in enumerate(tower.encoder.layers, start=1):
+            deeper = layer(states, None)
+            if self.training:
+                keep = (torch.rand(len(states), 1, 1, device=pixels.device) >= DROP_PATH) / (1 - DROP_PATH)
+                deeper = states + keep * (deeper - states)
+            states = deeper
+            if number == FINE_LAYER:
+                outputs["fine"] = self.fine(states[:, 1:])
+            if number == MIDDLE_LAYER:
+                outputs["middle"] = self.middle(states[:, 1:])
+        outputs["last"] = self.last(states[:, 1:])
+        embeds = F.normalize(self.clip.visual_projection(tower.post_layernorm(states)).float(), dim=-1)
+        return outputs | {"dense": embeds[:, 1:], "image": embeds[:, 0]}
 
 
-def crop_features(
-    clip: CLIPModel, pixels: torch.Tensor, windows: torch.Tensor, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit-length patch features (N, P, dim) and image embeddings (N, dim) of crops, some of their patches hidden."""
-    tower = clip.vision_model
-    patches = tower.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
-    seen = rng.random(patches.shape[:2]) >= rng.uniform(-MASKED, MASKED, (len(patches), 1))
-    patches = patches * torch.from_numpy(seen)[..., None]
-    patches = patches + windowed_positions(tower.embeddings, windows, pixels.shape[-1] // 16)
-    first = tower.embeddings.class_embedding + tower.embeddings.position_embedding.weight[0]
-    hidden = torch.cat([first.expand(len(patches), 1, -1), patches], dim=1)
-    hidden = tower.encoder(inputs_embeds=tower.pre_layrnorm(hidden)).last_hidden_state
-    features = normalize(clip.visual_projection(tower.post_layernorm(hidden)).float(), dim=-1)
-    return features[:, 1:], features[:, 0]
+def losses(student: dict[str, torch.Tensor], teacher: dict[str, torch.Tensor], names: torch.Tensor) -> dict:
+    """One minus the cosine of both embeddings, the divergence of their cosines with all `names` (K, dim), and the
+    smooth L1 distance of standardised features."""
+    parts = {name: (1 - (student[name] * teacher[name]).sum(-1)).mean() for name in ("dense", "image")}
+    # Every fourth patch: a thousand names for each are most of the loss's cost.
+    ours, theirs = (NAME_SCALE * side["dense"][:, ::4] @ names.T for side in (student, teacher))
+    divergence = F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="none", log_target=True)
+    parts["names"] = divergence.sum(-1).mean()
+    for name in ("fine", "middle", "last"):
+        parts[name] = F.smooth_l1_loss(student[name].float(), teacher[name].float())
+    return parts
 
 
-def set_loss(
-    patches: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, names: torch.Tensor, scale: torch.Tensor,
-    weights: torch.Tensor, taught: torch.Tensor, distillation: float,
-) -> torch.Tensor:  # fmt: skip
-    """Cross-entropy of the pixels of one data set's crops with masks and teacher, and a little of the class shares.
-
-    patches (N, P, dim), images (N, dim), labels (N, S/4, S/4), names (C, dim), weights (C,); taught (N, C, h, w) are
-    the teacher's logits, which also cover pixels without a label; `distillation` is its share of the loss.
-    """
-    side = math.isqrt(patches.shape[1])
-    logits = (scale * patches @ names.T).transpose(1, 2).unflatten(2, (side, side))
-    finer = interpolate(logits, taught.shape[-2:], mode="bilinear")
-    distilled = kl_div(log_softmax(finer, 1), log_softmax(taught, 1), reduction="none", log_target=True).sum(1).mean()
-    if (labels == 255).all():  # no mask to learn from, and the mean over no pixel is not a number
-        return distillation * distilled + 0 * images.sum()
-    logits = interpolate(logits, labels.shape[-2:], mode="bilinear")
-    dense = cross_entropy(logits, labels, weights, ignore_index=255)
-    shares = torch.stack([(labels == i).flatten(1).sum(1) for i in range(len(names))], dim=1).float() * weights
-    pooled = cross_entropy(scale * images @ names.T, shares / shares.sum(1, keepdim=True).clamp_min(1))
-    return distillation * distilled + (1 - distillation) * dense + 0.1 * pooled
+def make_optimizers(student: Student, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for the rest."""
+    trained = {n: p for n, p in student.named_parameters() if not n.startswith(("clip.text_", "clip.logit"))}
+    matrices = [p for n, p in trained.items() if "encoder" in n and p.ndim == 2]
+    other = [p for n, p in trained.items() if not ("encoder" in n and p.ndim == 2)]
+    return [
+        torch.optim.AdamW(other, lr=rate, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY),
+        torch.optim.Muon(matrices, lr=rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+    ]
 
 
 class Run:
     """The training's whole state: what a checkpoint keeps and what a step does."""
 
     def __init__(self, args: argparse.Namespace):
-        self.args = args
-        self.work = args.work
-        self.step, self.elapsed = 0, 0.0
-        self.rngs = [np.random.default_rng((args.seed, worker)) for worker in range(args.threads)]
-        self.generators = [torch.Generator().manual_seed(int(rng.integers(2**31))) for rng in self.rngs]
-        self.photos = {name: Photos(args.data / name, "clip", args.work / "cache") for name in SHARES}
-        check_held_out([name for photos in self.photos.values() for name in photos.names])
-        text_tower = TextTower(args.work / "text")
-        self.names = {name: Names(photos.names, text_tower) for name, photos in self.photos.items()}
-        self.teacher = load_conv_teacher(args.work / "conv_teacher.safetensors")
-        self.measured = measured_sets(args.data)
+        self.args, self.device = args, torch.device(args.device)
         torch.manual_seed(args.seed)
-        self.clip, self.average = new_clip(), new_clip()
-        if args.start:
-            earlier = CLIPModel.from_pretrained(args.start).state_dict()
-            self.clip.load_state_dict({n: v for n, v in earlier.items() if not n.startswith("text_")}, strict=False)
-        self.average.load_state_dict(self.clip.state_dict())
-        drop_paths(self.clip)
-        self.trained = {n: p for n, p in self.clip.named_parameters() if not n.startswith("text_")}
-        self.optimizers = self._optimizers()
-        # Small operations split badly over threads; half a batch on each thread keeps both cores busy.
-        self.workers = ThreadPoolExecutor(args.threads, initializer=torch.set_num_threads, initargs=(1,))
+        self.teacher = DenseTeacher.load(args.teacher, self.device)
+        self.bank = PhotoBank.load(args.photos, self.device)
+        self.student = Student(self.teacher.widths).to(self.device)
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.student, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA)
+        )
+        self.optimizers = make_optimizers(self.student, args.learning_rate)
+        self.step, self.crops, self.elapsed = 0, 0, 0.0
+        self.parts = {"student": self.student, "average": self.average}
+        self.checkpoint = args.output / "tower_run.pt"
 
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the matrices of the encoder, one optimizer per thread; AdamW for everything else."""
-        matrices = [p for n, p in self.trained.items() if "encoder" in n and p.ndim == 2]
-        vectors = [p for n, p in self.trained.items() if p.ndim < 2 or "embedding" in n]
-        other = [p for n, p in self.trained.items() if not any(p is q for q in matrices + vectors)]
-        groups = [{"params": vectors, "weight_decay": 0.0}, {"params": other}]
-        lr, threads = self.args.lr, self.args.threads
-        return [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), weight_decay=0.05)] + [
-            torch.optim.Muon(matrices[i::threads], lr=lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
-            for i in range(threads)
-        ]
-
-    @property
     def progress(self) -> float:
+        """The share of the time that is used up, 0 to 1."""
         return min(1.0, self.elapsed / (60 * self.args.minutes))
 
     def learning_rate(self) -> float:
-        cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
-        return self.args.lr * min(1, (self.step + 1) / WARMUP) * max(0.01, cosine)
+        decay = 0.5 * (1 + math.cos(math.pi * self.progress()))
+        return self.args.learning_rate * min(1, (self.step + 1) / WARMUP) * (0.01 + 0.99 * decay)
 
-    def gradients(self, worker: int) -> tuple[float, int, tuple[torch.Tensor, ...]]:
-        """Draws one thread's share of a batch; returns its loss, how many crops it has, and the gradients."""
-        rng = self.rngs[worker]
-        size, factor = next((size, factor) for end, size, factor in STAGES if self.progress <= end)
-        counts = {name: max(1, round(share * factor / self.args.threads)) for name, share in SHARES.items()}
-        drawn = draw_batch(self.photos, counts, size, SHORT_SIDES, rng, self.generators[worker])
-        pixels, windows, slices, labels = drawn
-        pixels = (pixels - MEAN) / STD
-        with torch.no_grad():
-            smaller = interpolate(pixels, scale_factor=TEACHER_SCALE, mode="bilinear", antialias=True)
-            seen = self.teacher(smaller)
-        # Without hardware for it, bfloat16 is slower. The cache of autocast is shared between threads.
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.args.bf16, cache_enabled=False):
-            patches, images = crop_features(self.clip, pixels, windows, rng)
-        scale = self.clip.logit_scale.exp()
-        loss = torch.zeros(())
-        for name, rows in slices.items():
-            table, weights = self.names[name].draw(rng), self.photos[name].class_weights
-            taught = (self.teacher.logit_scale.exp() * seen[rows] @ table.T).permute(0, 3, 1, 2)
-            part = set_loss(
-                patches[rows], images[rows], labels[name], table, scale, weights, taught, DISTILLATION[name]
-            )
-            loss = loss + part * (counts[name] / len(pixels))
-        return loss.item(), len(pixels), torch.autograd.grad(loss, list(self.trained.values()))
-
-    def train_step(self) -> tuple[float, int]:
-        """One optimizer step; returns the loss and how many crops it saw."""
-        losses, counts, grads = zip(*self.workers.map(self.gradients, range(self.args.threads)), strict=True)
-        for parameter, parts in zip(self.trained.values(), zip(*grads, strict=True), strict=True):
-            parameter.grad = sum(parts) / len(parts)
-        nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+    def train_step(self) -> dict[str, torch.Tensor]:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = self.learning_rate()
+        pixels, windows = draw_batch(self.bank, self.args.batch, self.args.crop)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            target = self.teacher(pixels)
+            output = self.student(self.teacher.normalize_for_clip(pixels), windows)
+        parts = losses(output, target, self.teacher.names)
+        loss = sum(WEIGHTS[name] * part for name, part in parts.items())
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate()
-        list(self.workers.map(lambda optimizer: optimizer.step(), self.optimizers))
-        with torch.no_grad():
-            self.clip.logit_scale.clamp_(max=math.log(100))
-            decay = min(EMA, (1 + self.step) / (10 + self.step))
-            averaged = dict(self.average.named_parameters())
-            torch._foreach_lerp_([averaged[n] for n in self.trained], list(self.trained.values()), 1 - decay)
-        self.step += 1
-        return sum(losses) / len(losses), sum(counts)
-
-    def evaluate(self, short_side: int, every: int) -> str:
-        self.average.eval()
-        scores = [
-            f"{name} {score(self.average, data, self.names[name].plain, short_side, every):.4f}"
-            for name, data in self.measured.items()
-        ]
-        return f"short side {short_side}, every {every}. photo: " + ", ".join(scores)
+            optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), CLIP_NORM)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.average.update_parameters(self.student)
+        self.step, self.crops = self.step + 1, self.crops + len(pixels)
+        return {name: part.detach() for name, part in parts.items()}
 
     def save(self) -> None:
-        state = {
-            "clip": self.clip.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "step": self.step,
-            "elapsed": self.elapsed,
-            "rngs": [rng.bit_generator.state for rng in self.rngs],
-            "generators": [generator.get_state() for generator in self.generators],
-        }
-        torch.save(state, self.work / "vision.part")
-        os.replace(self.work / "vision.part", self.work / "vision.pt")
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        state |= {"step": self.step, "crops": self.crops, "elapsed": self.elapsed}
+        torch.save(state, self.checkpoint.with_suffix(".part"))
+        os.replace(self.checkpoint.with_suffix(".part"), self.checkpoint)
 
     def resume(self) -> None:
-        state = torch.load(self.work / "vision.pt", weights_only=False)
-        self.clip.load_state_dict(state["clip"])
-        self.average.load_state_dict(state["average"])
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.step, self.elapsed = state["step"], state["elapsed"]
-        for rng, saved in zip(self.rngs, state["rngs"], strict=True):
-            rng.bit_generator.state = saved
-        for generator, saved in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(saved)
+        self.step, self.crops, self.elapsed = (state[name] for name in ("step", "crops", "elapsed"))
 
-    def log(self, text: str) -> None:
-        line = f"{time.strftime('%H:%M:%S')} step {self.step} min {self.elapsed / 60:.1f} {text}"
-        print(line, flush=True)
-
-    def export(self, name: str) -> None:
-        folder = self.work / name
-        save_clip(self.average, folder, self.args.work / "text")
-        link = self.work / "clip-latest.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(folder.name)
-        os.replace(link, self.work / "clip-latest")
+    def export(self) -> None:
+        """The averaged tower in half precision, small enough to carry."""
+        clip = self.average.module.clip.state_dict()
+        tower = {name: value.half().cpu() for name, value in clip.items() if name.startswith(VISION_PARTS)}
+        torch.save(tower, self.args.output / "vision_tower.part")
+        os.replace(self.args.output / "vision_tower.part", self.args.output / "vision_tower.pt")
 
     def train(self) -> None:
-        begin = time.monotonic() - self.elapsed
-        seen, losses, noted, saved, measured = 0, [], self.elapsed, self.elapsed, self.elapsed
-        while self.progress < 1:
-            loss, crops = self.train_step()
-            self.elapsed = time.monotonic() - begin
-            losses.append(loss)
-            seen += crops
-            if self.elapsed - noted > 30:
-                scale = self.clip.logit_scale.exp().item()
-                rate = seen / (self.elapsed - noted)
-                self.log(
-                    f"loss {np.mean(losses):.4f} {rate:.0f} images/s lr {self.learning_rate():.2e} scale {scale:.1f}"
-                )
-                seen, losses, noted = 0, [], self.elapsed
-            if self.elapsed - saved > 60 * self.args.save_every:
+        recent: list[dict[str, torch.Tensor]] = []
+        last_log = last_save = begin = time.monotonic()
+        start, crops = self.elapsed, self.crops
+        while self.progress() < 1 and self.step < self.args.max_steps:
+            recent.append(self.train_step())
+            now = time.monotonic()
+            self.elapsed = start + now - begin
+            if now - last_log > self.args.log_every:
+                means = {name: torch.stack([part[name] for part in recent]).mean().item() for name in recent[0]}
+                speed = (self.crops - crops) / (now - begin)
+                text = " ".join(f"{name} {value:.4f}" for name, value in means.items())
+                log(f"minute {self.elapsed / 60:.1f} step {self.step} crops {self.crops} {speed:.0f}/s {text}")
+                recent, last_log = [], now
+            if now - last_save > self.args.save_every:
                 self.save()
-                saved = self.elapsed
-            if self.elapsed - measured > 60 * self.args.measure_every and self.progress < 0.95:
-                self.export(f"clip-{round(self.elapsed / 60)}")
-                self.log(self.evaluate(256, 3))
-                self.elapsed = measured = noted = time.monotonic() - begin
-                seen, losses = 0, []
+                self.export()
+                last_save = now
         self.save()
-        self.export("clip-final")
-        self.log("final folder written")
-        for short_side in self.args.final_sides:
-            self.log(self.evaluate(short_side, 1))
+        self.export()
+        log(f"done: {self.elapsed / 60:.1f} minutes, {self.step} steps, {self.crops} crops")
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--work", type=Path, required=True, help="folder for caches, checkpoints and exports")
-    parser.add_argument("--start", type=Path, help="CLIP folder to start from, instead of random weights")
-    parser.add_argument("--minutes", type=float, default=150)
-    parser.add_argument("--bf16", action="store_true", help="worth it on a CPU that computes in bfloat16")
-    parser.add_argument("--measure-every", type=float, default=10, help="minutes")
-    parser.add_argument("--save-every", type=float, default=5, help="minutes")
-    parser.add_argument("--final-sides", type=int, nargs="*", default=[160, 224, 256, 320])
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+def log(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
 def main() -> None:
-    args = parse()
-    torch.set_num_threads(args.threads)
-    args.work.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, nargs="+", required=True, help="files made by crops.py")
+    parser.add_argument("--teacher", type=Path, required=True, help="the teacher with its map to text space")
+    parser.add_argument("--output", type=Path, required=True, help="folder for checkpoint and tower")
+    parser.add_argument("--minutes", type=float, default=150, help="training time, all resumed parts together")
+    parser.add_argument("--max-steps", type=int, default=10**9)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--crop", type=int, default=160, help="side of the crops, pixels")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--log-every", type=float, default=30, help="seconds")
+    parser.add_argument("--save-every", type=float, default=120, help="seconds")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    if args.device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
     run = Run(args)
-    if (args.work / "vision.pt").is_file():
+    if run.checkpoint.is_file():
         run.resume()
-    run.log(f"{sum(p.numel() for p in run.trained.values()) / 1e6:.2f} M trained parameters, {args}")
+    log(f"{sum(p.numel() for p in run.student.clip.vision_model.parameters()) / 1e6:.2f} M parameters, {vars(args)}")
     run.train()
 
 

@@ -25,6 +25,12 @@ def texts_of(name: str) -> list[str]:
     return [name, *SYNONYMS.get(name, [])]
 
 
+def held_out_words() -> set[str]:
+    """The held-out synonyms that are not themselves class names."""
+    words = json.loads(HELD_OUT.read_text())
+    return {word for of_set in words.values() for name, word in of_set.items() if word != name}
+
+
 def check_held_out(names: list[str]) -> None:
     """`ValueError` when a held-out synonym is a label text of training."""
     training = {text for name in names for text in texts_of(name)}
