@@ -1,4 +1,4 @@
-"""What PAT reads from a frozen CLIP vision tower: a hidden state per tapped layer and dense patch embeddings."""
+"""What PAT reads from a frozen CLIP vision tower: hidden states of tapped layers and dense patch embeddings."""
 
 from dataclasses import dataclass
 
@@ -19,28 +19,28 @@ class ClipFeatures:
         taps: Layer number -> hidden state, (batch, height, width, vision_hidden_size); for the last layer
             `dense_embeds`.
         dense_embeds: Patch features in CLIP's joint space, unit length, (batch, height, width, projection_dim).
-        image_embeds: CLIP's own image embedding, unit length, (batch, projection_dim), or None if not asked for.
+        image_embeds: CLIP's own image embedding, unit length, (batch, projection_dim), or None if not requested.
+        hidden_states: If requested, the tower's input embeddings and the output of every block,
+            (batch, 1 + height * width, vision_hidden_size) each.
+        attentions: If requested, the attention weights of every block, (batch, heads, tokens, tokens) each.
     """
 
     taps: dict[int, torch.Tensor]
     dense_embeds: torch.Tensor
     image_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
-def pad_to_patches(pixel_values: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """Repeat the last row and column until (batch, 3, height, width) holds whole patches."""
-    height, width = pixel_values.shape[-2:]
-    pad_bottom, pad_right = -height % patch_size, -width % patch_size
-    if pad_bottom == 0 and pad_right == 0:
-        return pixel_values
-    return F.pad(pixel_values, (0, pad_right, 0, pad_bottom), mode="replicate")
-
-
-def self_self_attention(layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+def self_self_attention(layer: nn.Module, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """
-    The last block with query-query attention and neither residual nor feed-forward (ClearCLIP, arXiv 2407.12442).
+    Run the last block with query-query attention and without residual and feed-forward.
 
-    Image-level training leaves the plain output of the last block useless per patch; this variant needs no training.
+    ClearCLIP (arXiv 2407.12442). Image-level training leaves the plain output of the last block useless per patch;
+    this variant needs no training.
+
+    Returns:
+        The block's output and, from eager attention, its weights.
     """
     attention = layer.self_attn
     normed = layer.layer_norm1(hidden_states)
@@ -49,8 +49,8 @@ def self_self_attention(layer: nn.Module, hidden_states: torch.Tensor) -> torch.
     queries = attention.q_proj(normed).view(heads).transpose(1, 2)
     values = attention.v_proj(normed).view(heads).transpose(1, 2)
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
-    attended, _ = attend(attention, queries, queries, values, None, scaling=attention.scale, dropout=0.0)
-    return attention.out_proj(attended.reshape(batch_size, num_tokens, -1).contiguous())
+    attended, weights = attend(attention, queries, queries, values, None, scaling=attention.scale, dropout=0.0)
+    return attention.out_proj(attended.reshape(batch_size, num_tokens, -1).contiguous()), weights
 
 
 def extract_clip_features(
@@ -60,61 +60,108 @@ def extract_clip_features(
     layers: set[int],
     dense_attention: str,
     with_image_embeds: bool = False,
+    output_hidden_states: bool = False,
+    output_attentions: bool = False,
 ) -> ClipFeatures:
     """
     Run the tower once, layer by layer: no hooks, so that the model pickles, compiles and exports.
 
-    Without gradient, unless someone put a trainable adapter (LoRA) into the tower: then `dense_embeds`, from which the
-    words are read, carry its gradient; what is tokenised and reconstructed does not.
+    Without gradient, unless the tower has a trainable adapter (LoRA): then `dense_embeds`, which are compared with
+    words, carry its gradient; what is quantised and reconstructed does not.
 
     Args:
+        vision_model: CLIP's vision tower.
+        visual_projection: Its projection to the joint space.
         pixel_values: (batch, 3, H, W), H and W multiples of the patch size.
         layers: Layers to keep, counted from 1. The last one is kept in its dense form.
         dense_attention: `"self_self"` or `"standard"`, see [`PatConfig`].
         with_image_embeds: Whether to compute CLIP's image embedding too.
+        output_hidden_states: Whether to return the hidden states of all blocks.
+        output_attentions: Whether to return the attention weights of all blocks, which needs eager attention.
     """
     is_adapted = torch.is_grad_enabled() and any(weight.requires_grad for weight in vision_model.parameters())
     with torch.set_grad_enabled(is_adapted):
-        features = _run_tower(
-            vision_model, visual_projection, pixel_values, layers, dense_attention, with_image_embeds
+        embeddings = vision_model.embeddings(pixel_values, interpolate_pos_encoding=True)
+        states = [vision_model.pre_layrnorm(embeddings)]
+        attentions: list[torch.Tensor | None] = []
+        *blocks, last_block = vision_model.encoder.layers
+        for block in blocks:
+            states.append(_run_block(block, states[-1], attentions if output_attentions else None))
+
+        # The last block twice: as trained, for the image embedding, and in the form that suits patches.
+        dense, weights = (
+            self_self_attention(last_block, states[-1]) if dense_attention == "self_self" else (None, None)
         )
+        if dense is None or with_image_embeds or output_hidden_states:
+            keep = attentions if output_attentions and dense is None else None
+            states.append(_run_block(last_block, states[-1], keep))
+        if dense is None:
+            dense = states[-1]
+        elif output_attentions:
+            attentions.append(weights)
+
+        grid = [side // vision_model.config.patch_size for side in pixel_values.shape[-2:]]
+        dense_embeds = _embed(vision_model, visual_projection, dense[:, 1:].unflatten(1, grid))
+        image_embeds = _embed(vision_model, visual_projection, states[-1][:, 0]) if with_image_embeds else None
+
+    taps = {number: states[number][:, 1:].unflatten(1, grid) for number in layers if number <= len(blocks)}
+    taps[len(blocks) + 1] = dense_embeds
     if is_adapted:
-        features.taps = {number: tap.detach() for number, tap in features.taps.items()}
-        features.image_embeds = None if features.image_embeds is None else features.image_embeds.detach()
-    return features
-
-
-def _run_tower(
-    vision_model: CLIPVisionModel,
-    visual_projection: nn.Linear,
-    pixel_values: torch.Tensor,
-    layers: set[int],
-    dense_attention: str,
-    with_image_embeds: bool,
-) -> ClipFeatures:
-    patch_size = vision_model.config.patch_size
-    grid = (pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size)
-    hidden_states = vision_model.embeddings(pixel_values, interpolate_pos_encoding=True)
-    hidden_states = vision_model.pre_layrnorm(hidden_states)
-
-    taps = {}
-    *blocks, last_block = vision_model.encoder.layers
-    for number, block in enumerate(blocks, start=1):
-        hidden_states = block(hidden_states, None)
-        if number in layers:
-            taps[number] = hidden_states[:, 1:].unflatten(1, grid)
-
-    plain = last_block(hidden_states, None) if dense_attention == "standard" or with_image_embeds else None
-    dense = plain if dense_attention == "standard" else self_self_attention(last_block, hidden_states)
-    dense = dense[:, 1:].unflatten(1, grid)
-
-    def embed(states: torch.Tensor) -> torch.Tensor:
-        return F.normalize(visual_projection(vision_model.post_layernorm(states)), dim=-1)
-
-    dense_embeds = embed(dense)
-    taps[len(vision_model.encoder.layers)] = dense_embeds
+        taps = {number: tap.detach() for number, tap in taps.items()}
+        image_embeds = None if image_embeds is None else image_embeds.detach()
+    found = tuple(weights for weights in attentions if weights is not None)
     return ClipFeatures(
         taps=taps,
         dense_embeds=dense_embeds,
-        image_embeds=embed(plain[:, 0]) if with_image_embeds else None,
+        image_embeds=image_embeds,
+        hidden_states=tuple(states) if output_hidden_states else None,
+        attentions=found if output_attentions else None,
     )
+
+
+def _run_block(
+    block: nn.Module, hidden_states: torch.Tensor, attentions: list[torch.Tensor | None] | None
+) -> torch.Tensor:
+    """One block of CLIP; appends its attention weights to `attentions`, which the block itself does not return."""
+    if attentions is None:
+        return block(hidden_states, None)
+    attended, weights = block.self_attn(block.layer_norm1(hidden_states), None)
+    attentions.append(weights)
+    hidden_states = hidden_states + attended
+    return hidden_states + block.mlp(block.layer_norm2(hidden_states))
+
+
+def _embed(vision_model: CLIPVisionModel, visual_projection: nn.Linear, states: torch.Tensor) -> torch.Tensor:
+    return F.normalize(visual_projection(vision_model.post_layernorm(states)), dim=-1)
+
+
+class FrozenClipMixin(nn.Module):
+    """Keeps CLIP's towers out of training and in eval mode, for a model that holds them."""
+
+    # Top-level names of what comes from CLIP, as CLIPModel itself calls them.
+    clip_modules = ("vision_model", "visual_projection", "text_model", "text_projection", "logit_scale")
+
+    def freeze_clip(self) -> None:
+        """Exclude CLIP's weights from training, in eval mode. Called on construction and after loading."""
+        for name, parameter in self.named_parameters():
+            if self.is_clip_key(name):
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    @classmethod
+    def is_clip_key(cls, name: str) -> bool:
+        """Whether a parameter or buffer of this model belongs to the frozen CLIP."""
+        return name.removeprefix("pat.").split(".")[0] in cls.clip_modules
+
+    def train(self, mode: bool = True):
+        """Set training mode for PAT's own modules; CLIP stays in eval mode."""
+        super().train(mode)
+        for name, module in self.named_children():
+            if name in self.clip_modules:
+                module.eval()
+        return self
+
+    @property
+    def num_trainable_parameters(self) -> int:
+        """Number of parameters that training changes: PAT's own, not CLIP's."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)

@@ -1,11 +1,14 @@
-"""A codebook on the unit sphere, updated by moving averages; no gradient ever reaches it."""
+"""Codebooks on the unit sphere, one per level, updated by moving averages; no gradient reaches them."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+
+from .configuration_pat import PatConfig
 
 
 def spread_codes(num_codes: int, dim: int) -> torch.Tensor:
@@ -16,7 +19,15 @@ def spread_codes(num_codes: int, dim: int) -> torch.Tensor:
 
 
 def code_statistics(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How evenly codes are used, given how often each was, (num_codes,): the share that is, and the perplexity."""
+    """
+    How evenly codes are used, given how often each was.
+
+    Args:
+        counts: (num_codes,).
+
+    Returns:
+        The share of codes used at all, 0 to 1, and the perplexity of their distribution, 1 to num_codes.
+    """
     share = counts / counts.sum()
     return (share > 0).float().mean(), torch.special.entr(share).sum().exp()
 
@@ -55,14 +66,15 @@ class PatCodebook(nn.Module):
     def __init__(self, num_codes: int, dim: int, decay: float, quantize: bool = True):
         super().__init__()
         self.num_codes, self.dim, self.decay, self.quantize = num_codes, dim, decay, quantize
+        # In float32 whatever the model's dtype: moving averages lose small steps in half precision.
         self.register_buffer("embed", spread_codes(num_codes, dim))
-        self.register_buffer("embed_sum", torch.zeros(num_codes, dim))
-        self.register_buffer("cluster_size", torch.zeros(num_codes))
+        self.register_buffer("embed_sum", torch.zeros(num_codes, dim, dtype=torch.float32))
+        self.register_buffer("cluster_size", torch.zeros(num_codes, dtype=torch.float32))
         # Number of updates so far; a float because a whole-model dtype cast must leave it meaningful.
-        self.register_buffer("num_updates", torch.zeros(()))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.float32))
 
     def reset_buffers(self, copy_) -> None:
-        """Restore the state of construction with `copy_(target, source)`, for `_init_weights`."""
+        """Restore the state of construction by `copy_(target, source)`, for `_init_weights`."""
         copy_(self.embed, spread_codes(self.num_codes, self.dim))
         for buffer in (self.embed_sum, self.cluster_size, self.num_updates):
             copy_(buffer, torch.zeros(buffer.shape))
@@ -128,8 +140,112 @@ class PatCodebook(nn.Module):
         self.cluster_size.copy_(counts)
 
     def _revive(self, shuffled: torch.Tensor) -> None:
-        """Put tokens of this step in the place of dead codes, with fresh statistics lest they die at once."""
+        """Put tokens of this step in the place of dead codes, with statistics that keep them alive at first."""
         fair_share = len(shuffled) / self.num_codes
         dead = (self.cluster_size < self.dead_below * fair_share).nonzero().flatten()[: len(shuffled)]
         self.embed_sum[dead] = fair_share * shuffled[: len(dead)].to(self.embed_sum.dtype)
         self.cluster_size[dead] = fair_share
+
+
+@dataclass
+class QuantizedPyramid:
+    """
+    The codes of a batch of images, coarsest level first.
+
+    Args:
+        vectors: The codes' vectors with a straight-through gradient, (batch, rows, columns, codebook_dim) per level.
+        codes: (batch, rows, columns) int64 per level.
+        commitment_loss: Squared distance of the features to their codes, mean over levels, a scalar from 0 to 4.
+    """
+
+    vectors: list[torch.Tensor]
+    codes: tuple[torch.Tensor, ...]
+    commitment_loss: torch.Tensor
+
+
+class PatCodebooks(nn.ModuleList):
+    """One [`PatCodebook`] per level, coarsest first."""
+
+    def __init__(self, config: PatConfig):
+        super().__init__(
+            PatCodebook(size, config.codebook_dim, config.codebook_decay, config.quantize)
+            for size in config.codebook_sizes
+        )
+
+    def quantize(self, features: list[torch.Tensor], dtype: torch.dtype) -> QuantizedPyramid:
+        """Quantise the features of all levels, (batch, rows, columns, codebook_dim) each, to vectors of `dtype`."""
+        levels = [codebook(level) for codebook, level in zip(self, features, strict=True)]
+        vectors, codes, commitment_losses = zip(*levels, strict=True)
+        return QuantizedPyramid([level.to(dtype) for level in vectors], codes, torch.stack(commitment_losses).mean())
+
+    def look_up(self, codes: list[torch.Tensor], grids: list[tuple[int, int]]) -> list[torch.Tensor]:
+        """
+        Vectors of stored codes.
+
+        Args:
+            codes: Codes of the coarsest levels, (batch, rows, columns) integers each.
+            grids: Rows and columns of every level.
+
+        Returns:
+            (batch, rows, columns, codebook_dim) in float32 per level, zero where no codes were given.
+
+        Raises:
+            ValueError: If codes are not integers, out of range, or do not fill their level's grid.
+        """
+        vectors = []
+        for level, (codebook, grid) in enumerate(zip(self, grids, strict=True)):
+            if level < len(codes):
+                _check_codes(codes[level], level, (len(codes[0]), *grid), codebook.num_codes)
+                vectors.append(codebook.lookup(codes[level]))
+            else:
+                vectors.append(codebook.embed.new_zeros((len(codes[0]), *grid, codebook.dim)))
+        return vectors
+
+    def statistics(self, codes: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Share of each level's codes that occur in `codes`, 0 to 1, and their perplexity; both (num_levels,)."""
+        counts = [
+            torch.bincount(level.flatten(), minlength=codebook.num_codes)
+            for codebook, level in zip(self, codes, strict=True)
+        ]
+        usage, perplexity = zip(*map(code_statistics, counts), strict=True)
+        return torch.stack(usage), torch.stack(perplexity)
+
+
+def read_codes(codes, device: torch.device) -> list[torch.Tensor]:
+    """
+    Stored codes as int64 tensors.
+
+    Args:
+        codes: The output of [`PatModel.encode`], or per level a tensor, an array or nested lists of integers of any
+            width, (batch, rows, columns).
+        device: Where to put them.
+
+    Raises:
+        ValueError: If a level has no three dimensions or does not hold integers.
+    """
+    levels = []
+    for level, values in enumerate(codes.codes if hasattr(codes, "codes") else codes):
+        try:
+            tensor = torch.as_tensor(values, device=device)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"Codes of level {level} must be a rectangular grid of integers.") from None
+        if tensor.is_floating_point() or tensor.dtype == torch.bool:
+            raise ValueError(f"Codes of level {level} must be integers, got {tensor.dtype}.")
+        levels.append(tensor.long())
+    if any(level.ndim != 3 for level in levels):
+        shapes = [tuple(level.shape) for level in levels]
+        raise ValueError(f"Codes of each level must be (batch, rows, columns), got {shapes}.")
+    return levels
+
+
+def _check_codes(codes: torch.Tensor, level: int, shape: tuple[int, ...], num_codes: int) -> None:
+    if tuple(codes.shape) != shape:
+        raise ValueError(
+            f"Codes of level {level} should be {shape} to fit the finer levels and output_size, got "
+            f"{tuple(codes.shape)}."
+        )
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < num_codes:
+        raise ValueError(
+            f"Codes of level {level} must lie in 0..{num_codes - 1}, got {int(codes.min())}..{int(codes.max())}: "
+            "were they made by another model?"
+        )

@@ -1,14 +1,17 @@
-"""Configuration of PAT: which CLIP, which pyramid levels, which codebooks, how the segmenter is guided."""
+"""Configuration of PAT: the CLIP, the pyramid levels, the codebooks, the guidance of the segmenter."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+
+from .transformers_internals_pat import without_custom_pipelines
 
 
 @strict
 class PatConfig(PreTrainedConfig):
-    r"""
+    """
     Configuration of [`PatModel`] and [`PatForSemanticSegmentation`].
 
     The paper (arXiv 2412.14145) publishes no numbers that could be read, so every default below is our choice.
@@ -88,15 +91,18 @@ class PatConfig(PreTrainedConfig):
     vocabulary_baked: bool = False
     initializer_range: float = 0.02
 
-    # Set by `register`. transformers runs the pipeline code that a checkpoint carries wherever its configuration names
-    # any, and asks for trust_remote_code; with the package's own pipeline registered, neither should happen.
-    pipeline_registered: ClassVar[bool] = False
-
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        if cls.pipeline_registered:
-            config_dict = {key: value for key, value in config_dict.items() if key != "custom_pipelines"}
-        return super().from_dict(config_dict, **kwargs)
+        """
+        Build the configuration from the content of a `config.json`, as in transformers.
+
+        Raises:
+            ValueError: If a field has the wrong type or the fields do not fit together.
+        """
+        try:
+            return super().from_dict(without_custom_pipelines(config_dict, cls), **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"config.json is damaged: {' '.join(str(error).split())}") from None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -111,8 +117,18 @@ class PatConfig(PreTrainedConfig):
         return len(self.level_strides)
 
     @property
+    def cells_per_patch(self) -> int:
+        """Cells of the finest level along a patch's side: 2 for a stride of half a patch, else 1."""
+        return max(1, round(1 / self.level_strides[-1]))
+
+    @property
+    def patches_per_cell(self) -> int:
+        """Patches along the side of a cell of the finest level: 2 for a stride of two patches, else 1."""
+        return max(1, round(self.level_strides[-1]))
+
+    @property
     def num_hidden_layers(self) -> int:
-        """Depth of the vision tower, which is the model's depth for helpers that ask."""
+        """Depth of the vision tower, which is what transformers' helpers take for the model's depth."""
         return self.vision_config.num_hidden_layers
 
     def validate_architecture(self):

@@ -21,8 +21,8 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
+from .hub_pat import AUTO_MAP, copy_code
 from .postprocessing_pat import check_target_sizes, segment, valid_logits
-from .remote_code_pat import AUTO_MAP, copy_code
 
 logger = logging.get_logger(__name__)
 

@@ -14,15 +14,16 @@ class ZeroLinear(nn.Linear):
     """
     Starts at zero (`PatPreTrainedModel._init_weights`), so that what it is added to starts unchanged.
 
-    A class of its own, because transformers does not ask modules without weights of their own, such as the one that
-    holds this layer, how to start if the model's code is not its own.
+    For remote code, transformers calls `_init_weights` only on modules that own parameters, so this layer needs its
+    own class.
     """
 
 
 class PatBlock(GradientCheckpointingLayer):
     """
-    Residual block on (batch, height, width, channels), at first the identity: depthwise convolution, norm,
-    feed-forward (ConvNeXt).
+    Residual block (ConvNeXt, arXiv 2201.03545) that starts as the identity.
+
+    Depthwise convolution, norm, feed-forward on (batch, height, width, channels).
     """
 
     def __init__(self, channels: int, kernel_size: int):
@@ -49,6 +50,15 @@ def repeat_cells(features: torch.Tensor, factor: int) -> torch.Tensor:
     return features.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
 
 
+def to_patch_grid(
+    cells: torch.Tensor, cells_per_patch: int, patches_per_cell: int, patch_grid: tuple[int, int]
+) -> torch.Tensor:
+    """Resample (batch, rows, columns, channels) from the finest level's cells to one value per patch."""
+    if patches_per_cell == 1:
+        return average_pool(cells, cells_per_patch)
+    return repeat_cells(cells, patches_per_cell)[:, : patch_grid[0], : patch_grid[1]]
+
+
 def average_pool(features: torch.Tensor, factor: int) -> torch.Tensor:
     """Mean over factor × factor cells; cells at the lower and right border may be smaller."""
     if factor == 1:
@@ -65,7 +75,7 @@ def level_grid(patch_grid: tuple[int, int], stride: float) -> tuple[int, int]:
 
 class PatLevelEncoder(nn.Module):
     """
-    Turns tapped CLIP layers, and the next finer level ("bottom-up composition"), into the features of one level.
+    Features of one level from tapped CLIP layers and the next finer level ("bottom-up composition").
 
     Args:
         config: The model's configuration.
@@ -84,7 +94,7 @@ class PatLevelEncoder(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(width) for width in widths])
         self.project = nn.Linear(sum(widths), config.hidden_size * self.upsampling**2)
         is_finest = level == config.num_levels - 1
-        # At first a level says what its own layers say; what finer levels add is learnt.
+        # A level starts from its own layers alone; what finer levels add is learnt.
         self.compose = None if is_finest else ZeroLinear(config.hidden_size, config.hidden_size)
         self.finer_ratio = 1 if is_finest else round(self.stride / config.level_strides[level + 1])
         self.block = PatBlock(config.hidden_size, kernel_size=3)
@@ -94,6 +104,8 @@ class PatLevelEncoder(nn.Module):
 
     def forward(self, taps: dict[int, torch.Tensor], finer: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """
+        Compute one level from the tapped layers and the next finer level.
+
         Args:
             taps: Layer number -> hidden state, as in [`ClipFeatures`].
             finer: Hidden state of the next finer level, or None for the finest.
@@ -113,7 +125,7 @@ class PatLevelEncoder(nn.Module):
 
 class PatDecoder(nn.Module):
     """
-    The shared decoder: goes from the coarsest codes to the finest, adding each level on the way ("top-down").
+    The shared decoder, which goes from the coarsest codes to the finest and adds each level ("top-down").
 
     Both branches read its output at the stride of the finest level. Levels that are not given count as zero, so any
     prefix of levels decodes.
@@ -134,6 +146,8 @@ class PatDecoder(nn.Module):
 
     def forward(self, quantized: list[torch.Tensor], keep: torch.Tensor | None = None) -> torch.Tensor:
         """
+        Decode the levels from coarse to fine.
+
         Args:
             quantized: Vectors of all levels, (batch, rows, columns, codebook_dim) each, coarsest first.
             keep: (batch, num_levels) of 0 and 1: which levels the decoder may see; all by default.

@@ -1,4 +1,4 @@
-"""What the models return."""
+"""Outputs of the models."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from transformers.utils import ModelOutput
 @dataclass
 class PatEncoderOutput(ModelOutput):
     """
-    What [`PatModel.encode`] returns. Levels go from coarse to fine.
+    Output of [`PatModel.encode`]. Levels go from coarse to fine.
 
     Args:
         codes (`tuple[torch.LongTensor]`): Codes of each level, (batch, rows, columns), from 0 to codebook size - 1.
@@ -34,8 +34,14 @@ class PatModelOutput(ModelOutput):
         reconstruction_loss (`torch.Tensor`): Mean squared error of the pixels.
         feature_loss (`torch.Tensor`): 1 - cosine to CLIP's own embeddings, patches and image, 0 to 4.
         commitment_loss (`torch.Tensor`): Squared distance of features to their codes, mean over levels, 0 to 4.
-        codebook_usage (`torch.Tensor`): (num_levels,), share of the codes that occur in this batch, 0 to 1.
-        codebook_perplexity (`torch.Tensor`): (num_levels,), exponential of the entropy of the codes in this batch.
+        codebook_usage (`torch.Tensor`): (num_levels,), share of the codes that occur in this batch, 0 to 1; only in
+            training mode. Otherwise `model.codebooks.statistics(codes)` computes both.
+        codebook_perplexity (`torch.Tensor`): (num_levels,), exponential of the entropy of the codes in this batch;
+            only in training mode.
+        hidden_states (`tuple[torch.Tensor]`): With `output_hidden_states=True`, the vision tower's input embeddings
+            and the output of each block, (batch, 1 + num_patches, vision_hidden_size).
+        attentions (`tuple[torch.Tensor]`): With `output_attentions=True` and eager attention, the weights of each
+            block of the vision tower, (batch, heads, 1 + num_patches, 1 + num_patches).
     """
 
     loss: torch.Tensor | None = None
@@ -48,6 +54,8 @@ class PatModelOutput(ModelOutput):
     commitment_loss: torch.Tensor | None = None
     codebook_usage: torch.Tensor | None = None
     codebook_perplexity: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -65,7 +73,9 @@ class PatSegmentationOutput(ModelOutput):
         segmentation_loss, code_segmentation_loss, reconstruction_loss, feature_loss, commitment_loss
             (`torch.Tensor`): Parts of the loss; the second is that of segmentation from the codes alone, 0 for the
             baseline.
-        codebook_usage, codebook_perplexity (`torch.Tensor`): See [`PatModelOutput`]; only with `labels`.
+        codebook_usage, codebook_perplexity (`torch.Tensor`): See [`PatModelOutput`]; only with `labels` in training
+            mode.
+        hidden_states, attentions (`tuple[torch.Tensor]`): See [`PatModelOutput`]; None for mixed sizes.
     """
 
     loss: torch.Tensor | None = None
@@ -79,9 +89,11 @@ class PatSegmentationOutput(ModelOutput):
     commitment_loss: torch.Tensor | None = None
     codebook_usage: torch.Tensor | None = None
     codebook_perplexity: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
-# What a forward with labels reports besides logits and codes.
+# Fields of a forward with labels that are means over the batch.
 LOSS_FIELDS = (
     "loss",
     "segmentation_loss",

@@ -6,9 +6,9 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
+from .hub_pat import AUTO_MAP, copy_code
 from .image_processing_pil_pat import PatImageProcessorPil
 from .prompts_pat import build_prompts, check_labels, resolve_templates, split_candidate_labels
-from .remote_code_pat import AUTO_MAP, copy_code
 
 if is_torchvision_available():
     from .image_processing_pat import PatImageProcessor

@@ -7,7 +7,6 @@ from transformers import (
     AutoModelForSemanticSegmentation,
     AutoProcessor,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import is_torchvision_available
 
@@ -16,6 +15,7 @@ from .image_processing_pil_pat import PatImageProcessorPil
 from .modeling_pat import PatForSemanticSegmentation, PatModel
 from .pipeline_pat import PatSegmentationPipeline
 from .processing_pat import PatProcessor
+from .transformers_internals_pat import allow_stock_pipeline
 
 TASK = "zero-shot-image-segmentation"
 
@@ -27,8 +27,7 @@ def register() -> None:
     AutoModelForSemanticSegmentation.register(PatConfig, PatForSemanticSegmentation, exist_ok=True)
     AutoImageProcessor.register(PatConfig, image_processor_classes=image_processors(), exist_ok=True)
     AutoProcessor.register(PatConfig, PatProcessor, exist_ok=True)
-    # The stock image-segmentation pipeline looks the name up here and complains if it is absent.
-    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["pat"] = "PatForSemanticSegmentation"
+    allow_stock_pipeline("pat", "PatForSemanticSegmentation")
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
         PIPELINE_REGISTRY.register_pipeline(
             TASK,
@@ -36,7 +35,6 @@ def register() -> None:
             pt_model=AutoModelForSemanticSegmentation,
             type="multimodal",
         )
-    PatConfig.pipeline_registered = True
 
 
 def image_processors() -> dict[str, type]:

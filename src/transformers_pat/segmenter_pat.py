@@ -1,4 +1,4 @@
-"""The open-vocabulary segmenter: similarities to words, refined by a network that never sees which word it is."""
+"""The open-vocabulary segmenter: similarities of patches and words, refined by weights shared by all words."""
 
 import torch
 import torch.nn.functional as F
@@ -47,13 +47,15 @@ class PatRefiner(nn.Module):
 
     def forward(self, logits: torch.Tensor, dense_embeds: torch.Tensor) -> torch.Tensor:
         """
+        Compute corrections for the labels with the highest similarities in the image.
+
         Args:
             logits: Scaled similarities (batch, num_labels, height, width).
             dense_embeds: Patch embeddings (batch, height, width, projection_dim).
 
         Returns:
-            What to add to the logits, same shape; zero for labels beyond the `max_refined_labels` that some place
-            of the image wants most.
+            What to add to the logits, same shape; zero for labels beyond the `max_refined_labels` of highest
+            maximum in the image.
         """
         if logits.shape[1] <= self.max_refined_labels:
             return self._refine(logits, dense_embeds)
@@ -75,46 +77,47 @@ class PatRefiner(nn.Module):
 
 class PatTokenVote(nn.Module):
     """
-    Guidance by the codes: a cell hears how the patches around it were labelled, the more the more alike their tokens.
+    Guidance by the codes: joint bilateral upsampling (Kopf et al. 2007) of the logits, our choice.
 
-    Joint bilateral upsampling (Kopf et al. 2007) with what the shared decoder makes of the codes in place of colours
-    (ours). It learns when tokens are alike and where to listen, never what a word looks like. The gate, which the
-    codes decide cell by cell, starts at zero, so that an untrained PAT equals the baseline exactly.
+    Each cell averages neighbouring patches' logits, weighted by distance and by the similarity of their decoded
+    features. A gate per cell, computed from the codes, mixes the average in. It starts at zero, so that an untrained
+    PAT equals the baseline exactly. No weight depends on the word.
     """
 
-    # Our choice: whose labels are heard and the standard deviation of how much, in patches; the scale of the cosines.
+    # Our choice: radius and standard deviation of the neighbourhood in patches; initial scale of the cosines.
     radius = 2
     reach = 1.0
     initial_temperature = 10.0
 
     def __init__(self, config: PatConfig):
         super().__init__()
-        self.cells_per_patch = max(1, round(1 / config.level_strides[-1]))
-        self.patches_per_cell = max(1, round(config.level_strides[-1]))
+        self.cells_per_patch, self.patches_per_cell = config.cells_per_patch, config.patches_per_cell
         self.project = nn.Linear(config.hidden_size, config.codebook_dim, bias=False)
         self.temperature = nn.Parameter(torch.tensor(self.initial_temperature))
         self.gate = ZeroLinear(config.hidden_size, 1)
 
     def forward(self, logits: torch.Tensor, finer_logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """
+        Mix the weighted average of neighbouring logits into the upsampled ones.
+
         Args:
-            logits: (batch, num_labels, height, width), one place per patch.
+            logits: (batch, num_labels, height, width), one per patch.
             finer_logits: The same on the grid of the result, (batch, num_labels, rows, columns).
-            tokens: What the decoder makes of the codes, (batch, rows, columns, hidden_size); or on a coarser grid, if
-                the finest level is coarser than the patches.
+            tokens: The decoded codes, (batch, rows, columns, hidden_size); on a coarser grid, if the finest level is
+                coarser than the patches.
 
         Returns:
-            `finer_logits`, moved towards what the neighbours say.
+            The shape of `finer_logits`.
         """
         if self.patches_per_cell > 1:
             tokens = repeat_cells(tokens, self.patches_per_cell)[:, : logits.shape[2], : logits.shape[3]]
         gate = self.gate(tokens).permute(0, 3, 1, 2).float()
-        heard = self._shares(tokens) @ self._bands(logits.permute(0, 2, 3, 1))
-        heard = heard.unflatten(2, (self.cells_per_patch, -1)).flatten(1, 2).permute(0, 3, 1, 2)
-        return finer_logits + gate * (heard - finer_logits)
+        averaged = self._shares(tokens) @ self._bands(logits.permute(0, 2, 3, 1))
+        averaged = averaged.unflatten(2, (self.cells_per_patch, -1)).flatten(1, 2).permute(0, 3, 1, 2)
+        return finer_logits + gate * (averaged - finer_logits)
 
     def _shares(self, tokens: torch.Tensor) -> torch.Tensor:
-        """How much cells hear of patches: (batch, height, cells of a row of patches, patches of its band)."""
+        """Weights of patches for cells: (batch, height, cells of a row of patches, patches of its band)."""
         embeds = F.normalize(self.project(tokens), dim=-1).float()
         patches = average_pool(embeds, self.cells_per_patch)
         cells = self.temperature.float() * embeds.unflatten(1, (-1, self.cells_per_patch)).flatten(2, 3)
@@ -124,8 +127,10 @@ class PatTokenVote(nn.Module):
 
     def _bands(self, maps: torch.Tensor) -> torch.Tensor:
         """
-        The rows around each row, zero beyond the border: (batch, height, width, channels) to (batch, height, patches
-        of the band, channels). Bands keep the products large, which is several times as fast as a window per cell.
+        Gather the rows around each row, zero beyond the border.
+
+        (batch, height, width, channels) to (batch, height, patches of the band, channels). Bands keep the products
+        large, which is several times as fast as a window per cell.
         """
         padded = F.pad(maps, (0, 0, 0, 0, self.radius, self.radius))
         return padded.unfold(1, 2 * self.radius + 1, 1).permute(0, 1, 4, 2, 3).flatten(2, 3)
@@ -148,7 +153,7 @@ class PatSegmenter(nn.Module):
 
     def __init__(self, config: PatConfig):
         super().__init__()
-        self.upsampling = max(1, round(1 / config.level_strides[-1]))
+        self.upsampling = config.cells_per_patch
         self.refiner = PatRefiner(config)
         self.vote = PatTokenVote(config) if config.token_guidance else None
 
@@ -157,26 +162,29 @@ class PatSegmenter(nn.Module):
         dense_embeds: torch.Tensor,
         text_embeds: torch.Tensor,
         logit_scale: torch.Tensor,
-        tokens: torch.Tensor | None = None,
+        guidance: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
+        Segment by similarity, refinement and guidance.
+
         Args:
             dense_embeds: Unit-length patch embeddings (batch, height, width, projection_dim).
             text_embeds: Unit-length class embeddings (num_labels, projection_dim).
             logit_scale: CLIP's temperature, a positive scalar.
-            tokens: What the decoder makes of the codes, (batch, rows, columns, hidden_size) on the finest grid.
+            guidance: The decoded codes, (batch, rows, columns, hidden_size) on the finest grid; None for the
+                baseline.
 
         Returns:
             Logits (batch, num_labels, rows, columns) at the finest level's stride (one patch if that is coarser).
         """
-        # In float32: half precision would round similarities that differ by less than words do.
+        # In float32: half precision would round away small differences between similarities.
         with torch.autocast(dense_embeds.device.type, enabled=False):
             logits = (logit_scale.float() * (dense_embeds.float() @ text_embeds.float().T)).permute(0, 3, 1, 2)
         logits = logits + self.refiner(logits, dense_embeds)
         finer_logits = logits
         if self.upsampling > 1:
             finer_logits = F.interpolate(logits, scale_factor=self.upsampling, mode="bilinear", align_corners=False)
-        if self.vote is None or tokens is None:
+        if self.vote is None or guidance is None:
             return finer_logits
         with torch.autocast(dense_embeds.device.type, enabled=False):
-            return self.vote(logits, finer_logits, tokens.to(self.vote.project.weight.dtype))
+            return self.vote(logits, finer_logits, guidance.to(self.vote.project.weight.dtype))

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from transformers_pat import PatForSemanticSegmentation, PatModel
-from transformers_pat.model_card_pat import render_card
+from transformers_pat.hub_pat import render_card
 
 from ..support.tiny_checkpoint import save_tiny_checkpoint
 
@@ -13,7 +13,7 @@ from ..support.tiny_checkpoint import save_tiny_checkpoint
 def test_card_is_filled_and_true(tmp_path, model_class):
     save_tiny_checkpoint(tmp_path)
     model = model_class.from_pretrained(tmp_path)
-    card = render_card(model, "org/pat-tiny")
+    card = render_card(model, "org/pat-tiny", clip_saved=True)
     header = yaml.safe_load(card.split("---")[1])
     assert header["library_name"] == "transformers" and header["pipeline_tag"] == "image-segmentation"
     assert "$" not in card

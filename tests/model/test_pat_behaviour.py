@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from transformers_pat.configuration_pat import PatConfig
 from transformers_pat.layers_pat import repeat_cells
+from transformers_pat.losses_pat import segmentation_loss
 from transformers_pat.modeling_pat import PatForSemanticSegmentation, PatModel
 from transformers_pat.processing_pat import PatProcessor
 from transformers_pat.segmenter_pat import PatTokenVote
@@ -170,10 +171,12 @@ def test_decoding_some_levels_reads_no_finer_code(tokenizer_model, pixel_values)
 @torch.no_grad()
 def test_usage_and_perplexity_are_those_of_the_codes(tokenizer_model, pixel_values):
     output = tokenizer_model(pixel_values)
+    assert output.codebook_usage is None  # a mean over the batch: only in training
+    usage, perplexity = tokenizer_model.codebooks.statistics(output.codes)
     for level, size in enumerate(tokenizer_model.config.codebook_sizes):
         used = len(output.codes[level].unique())
-        assert output.codebook_usage[level] == pytest.approx(used / size)
-        assert 1 <= output.codebook_perplexity[level] <= used + 1e-4
+        assert usage[level] == pytest.approx(used / size)
+        assert 1 <= perplexity[level] <= used + 1e-4
 
 
 def test_codebooks_move_in_training_only(segmenter, pixel_values, text_embeds, labels):
@@ -205,7 +208,8 @@ def test_dead_codes_come_back(tokenizer_model, pixel_values):
     tokenizer_model.config.level_dropout = 0.0
     train_steps(tokenizer_model, 5, learning_rate=1e-4, pixel_values=pixel_values)
     tokenizer_model.eval()
-    assert tokenizer_model(pixel_values).codebook_usage[2] > 0.8
+    usage, _ = tokenizer_model.codebooks.statistics(tokenizer_model.encode(pixel_values).codes)
+    assert usage[2] > 0.8
 
 
 # Segmentation
@@ -255,7 +259,7 @@ def test_code_segmentation_loss_is_that_of_segmenting_from_codes(segmenter, text
     pixel_values, labels = random_images(2, *size), torch.randint(0, NUM_WORDS, (2, *size))
     output = segmenter.eval()(pixel_values, text_embeds=text_embeds, labels=labels)
     logits = segmenter.segment_codes(output.codes, text_embeds, size)
-    torch.testing.assert_close(output.code_segmentation_loss, segmenter._segmentation_loss(logits, labels))
+    torch.testing.assert_close(output.code_segmentation_loss, segmentation_loss(logits, labels, 255))
     segmenter.config.code_segmentation_loss_weight = 0.0
     without = segmenter(pixel_values, text_embeds=text_embeds, labels=labels)
     assert without.code_segmentation_loss == 0
@@ -267,7 +271,7 @@ def test_codes_of_faithful_features_segment_like_pixels(segmenter, pixel_values,
     """With decoded patch embeddings equal to CLIP's own, nothing is lost by going through the codes."""
     expected = segmenter(pixel_values, text_embeds=text_embeds)
     dense_embeds = segmenter.pat.extract_features(pixel_values).dense_embeds
-    monkeypatch.setattr(segmenter.pat, "_to_patch_embeds", lambda decoded: dense_embeds)
+    monkeypatch.setattr(segmenter.pat, "to_patch_embeds", lambda decoded, patch_grid: dense_embeds)
     logits = segmenter.segment_codes(expected.codes, text_embeds)
     torch.testing.assert_close(logits, expected.logits, rtol=1e-4, atol=1e-4)
 
@@ -307,7 +311,7 @@ def test_mixed_sizes_are_each_image_alone(segmenter, text_embeds):
 
 
 def pad_together(images):
-    """Images of different sizes as one batch, and the mask of where each is. The padding is loud, lest it matter."""
+    """Images of different sizes as one batch, and the mask of where each is. The padding is far out of range, to show if it matters."""
     height, width = (max(image.shape[axis] for image in images) for axis in (2, 3))
     padded = torch.full((len(images), 3, height, width), 100.0)
     mask = torch.zeros(len(images), height, width, dtype=torch.long)
@@ -427,7 +431,7 @@ def test_text_embeddings_do_not_depend_on_company(segmenter, processor):
     together = segmenter.get_text_embeds(["road", "a much longer label", "tree;bush"], processor, "vild")
     assert together.shape == (3, PROJECTION_DIM)
     torch.testing.assert_close(together.norm(dim=-1), torch.ones(3))
-    segmenter._text_cache.clear()
+    segmenter.text_cache.clear()
     segmenter.text_batch_size = 2
     alone = segmenter.get_text_embeds(["road"], processor, "vild")
     torch.testing.assert_close(alone[0], together[0], rtol=1e-4, atol=1e-5)

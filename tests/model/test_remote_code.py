@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import transformers_pat
-from transformers_pat.model_card_pat import card_template
+from transformers_pat.hub_pat import card_template
 from transformers_pat.processing_pat import PatProcessor
 
 from ..support.stub_hub import StubHub
