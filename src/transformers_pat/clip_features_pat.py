@@ -28,7 +28,7 @@ class ClipFeatures:
     taps: dict[int, torch.Tensor]
     dense_embeds: torch.Tensor
     image_embeds: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
@@ -60,7 +60,7 @@ def extract_clip_features(
     layers: set[int],
     dense_attention: str,
     with_image_embeds: bool = False,
-    output_hidden_states: bool = False,
+    output_hidden_states: bool | list[int] = False,
     output_attentions: bool = False,
 ) -> ClipFeatures:
     """
@@ -76,7 +76,8 @@ def extract_clip_features(
         layers: Layers to keep, counted from 1. The last one is kept in its dense form.
         dense_attention: `"self_self"` or `"standard"`, see [`PatConfig`].
         with_image_embeds: Whether to compute CLIP's image embedding too.
-        output_hidden_states: Whether to return the hidden states of all blocks.
+        output_hidden_states: Whether to return the hidden states of all blocks, or which, counted from the input
+            embeddings; the others are None.
         output_attentions: Whether to return the attention weights of all blocks, which needs eager attention.
     """
     is_adapted = torch.is_grad_enabled() and any(weight.requires_grad for weight in vision_model.parameters())
@@ -114,7 +115,7 @@ def extract_clip_features(
         taps=taps,
         dense_embeds=dense_embeds,
         image_embeds=image_embeds,
-        hidden_states=tuple(states) if output_hidden_states else None,
+        hidden_states=_select(states, output_hidden_states) if output_hidden_states else None,
         attentions=found if output_attentions else None,
     )
 
@@ -129,6 +130,13 @@ def _run_block(
     attentions.append(weights)
     hidden_states = hidden_states + attended
     return hidden_states + block.mlp(block.layer_norm2(hidden_states))
+
+
+def _select(states: list[torch.Tensor], chosen: bool | list[int]) -> tuple[torch.Tensor | None, ...]:
+    if chosen is True:
+        return tuple(states)
+    indices = {index % len(states) for index in chosen if -len(states) <= index < len(states)}
+    return tuple(state if index in indices else None for index, state in enumerate(states))
 
 
 def _embed(vision_model: CLIPVisionModel, visual_projection: nn.Linear, states: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from .codebook_pat import PatCodebook, PatCodebooks, QuantizedPyramid, read_code
 from .configuration_pat import PatConfig
 from .layers_pat import PatDecoder, PatLevelEncoder, ZeroLinear, level_grid, pixel_shuffle, to_patch_grid
 from .losses_pat import check_label_maps, feature_loss, reconstruction_loss, segmentation_loss
-from .outputs_pat import PatEncoderOutput, PatModelOutput, PatSegmentationOutput
+from .outputs_pat import LOSS_FIELDS, PatEncoderOutput, PatModelOutput, PatSegmentationOutput
 from .segmenter_pat import PatSegmenter, PatTokenVote
 from .text_embeddings_pat import TextEmbeddingCache, TextEmbeddingMixin
 from .tiling_pat import (
@@ -101,7 +101,7 @@ class PatModel(PatPreTrainedModel):
         self,
         pixel_values: torch.FloatTensor,
         noise: torch.FloatTensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
         output_attentions: bool | None = None,
         **kwargs,
     ) -> PatModelOutput:
@@ -112,7 +112,7 @@ class PatModel(PatPreTrainedModel):
             pixel_values: (batch, 3, H, W), normalised as CLIP expects; any H and W.
             noise: (batch,) numbers from 0 to 1 that choose, in training, which levels the decoder sees of each image;
                 random by default. Mainly used for testing and for exact resumption.
-            output_hidden_states: Whether to return the vision tower's hidden states.
+            output_hidden_states: Whether to return the vision tower's hidden states, or the indices of some.
             output_attentions: Whether to return the vision tower's attention weights; needs eager attention.
             **kwargs: transformers' general keywords, such as `return_dict`; others are refused.
 
@@ -134,7 +134,7 @@ class PatModel(PatPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         with_image_embeds: bool = False,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
         output_attentions: bool | None = None,
     ) -> ClipFeatures:
         """
@@ -339,7 +339,7 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
         pixel_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         noise: torch.FloatTensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
         output_attentions: bool | None = None,
         **kwargs,
     ) -> PatSegmentationOutput:
@@ -355,7 +355,7 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
             pixel_mask: (batch, H, W), 1 where the image is, for images of different sizes padded at right and bottom.
             labels: (batch, H, W) int64 label ids, `config.semantic_loss_ignore_index` is skipped.
             noise: (batch,), see [`PatModel.forward`].
-            output_hidden_states: Whether to return the vision tower's hidden states.
+            output_hidden_states: Whether to return the vision tower's hidden states, or the indices of some.
             output_attentions: Whether to return the vision tower's attention weights; needs eager attention.
             **kwargs: transformers' general keywords, such as `return_dict`; others are refused.
 
@@ -383,7 +383,7 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
         text_embeds: torch.Tensor,
         labels: torch.Tensor | None = None,
         noise: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
         output_attentions: bool | None = None,
     ) -> PatSegmentationOutput:
         """Segment images of one size. Arguments as in [`forward`], already checked."""
@@ -397,37 +397,33 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
         if config.token_guidance:
             coupled = config.segmentation_updates_codes
             guidance = self.pat.decoder([level if coupled else level.detach() for level in pyramid.vectors])
-        output = PatSegmentationOutput(
-            logits=self._segment(features.dense_embeds, text_embeds, guidance, size),
+        logits = self._segment(features.dense_embeds, text_embeds, guidance, size)
+        # The loss: segmentation of the image, the same from its codes alone, and the tokenizer's own.
+        losses: dict[str, torch.Tensor] = {}
+        if has_labels:
+            ignore_index = config.semantic_loss_ignore_index
+            losses["segmentation_loss"] = segmentation_loss(logits, labels, ignore_index)
+            losses["code_segmentation_loss"] = text_embeds.new_zeros(())
+            if guidance is not None and config.code_segmentation_loss_weight != 0:
+                patch_embeds = self.pat.to_patch_embeds(guidance, features.dense_embeds.shape[1:3])
+                code_logits = self._segment(patch_embeds, text_embeds, guidance, size)
+                losses["code_segmentation_loss"] = segmentation_loss(code_logits, labels, ignore_index)
+            reconstructed = self.pat.reconstruct(pixel_values, features, pyramid, noise)
+            losses["loss"] = (
+                config.segmentation_loss_weight * losses["segmentation_loss"]
+                + config.code_segmentation_loss_weight * losses["code_segmentation_loss"]
+                + reconstructed.loss
+            )
+            losses.update(
+                (name, reconstructed[name]) for name in LOSS_FIELDS if name in reconstructed and name != "loss"
+            )
+        return PatSegmentationOutput(
+            logits=logits,
             codes=None if pyramid is None else pyramid.codes,
             hidden_states=features.hidden_states,
             attentions=features.attentions,
+            **losses,
         )
-        if labels is None:
-            return output
-
-        # The loss: segmentation of the image, the same from its codes alone, and the tokenizer's own.
-        output.segmentation_loss = segmentation_loss(output.logits, labels, config.semantic_loss_ignore_index)
-        output.code_segmentation_loss = text_embeds.new_zeros(())
-        if guidance is not None and config.code_segmentation_loss_weight != 0:
-            patch_embeds = self.pat.to_patch_embeds(guidance, features.dense_embeds.shape[1:3])
-            code_logits = self._segment(patch_embeds, text_embeds, guidance, size)
-            output.code_segmentation_loss = segmentation_loss(code_logits, labels, config.semantic_loss_ignore_index)
-        reconstructed = self.pat.reconstruct(pixel_values, features, pyramid, noise)
-        output.loss = (
-            config.segmentation_loss_weight * output.segmentation_loss
-            + config.code_segmentation_loss_weight * output.code_segmentation_loss
-            + reconstructed.loss
-        )
-        for name in (
-            "reconstruction_loss",
-            "feature_loss",
-            "commitment_loss",
-            "codebook_usage",
-            "codebook_perplexity",
-        ):
-            setattr(output, name, getattr(reconstructed, name))
-        return output
 
     def segment_codes(
         self, codes, text_embeds: torch.Tensor | None = None, output_size: tuple[int, int] | None = None

@@ -54,7 +54,7 @@ class PatModelOutput(ModelOutput):
     commitment_loss: torch.Tensor | None = None
     codebook_usage: torch.Tensor | None = None
     codebook_perplexity: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
@@ -89,7 +89,7 @@ class PatSegmentationOutput(ModelOutput):
     commitment_loss: torch.Tensor | None = None
     codebook_usage: torch.Tensor | None = None
     codebook_perplexity: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor | None, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
 

@@ -129,7 +129,8 @@ def segment_by_size(
         ValueError: If the mask marks no upper left rectangles.
     """
     outputs: dict[int, torch.Tensor] = {}
-    merged, batch_size = PatSegmentationOutput(), len(pixel_values)
+    losses: dict[str, torch.Tensor] = {}
+    batch_size = len(pixel_values)
     for rows, (height, width) in group_by_size(pixel_mask, pixel_values):
         output = segment(
             pixel_values[rows, :, :height, :width],
@@ -139,12 +140,12 @@ def segment_by_size(
         outputs.update(zip(rows, output.logits, strict=True))
         for name in LOSS_FIELDS:
             if name in output:
-                merged[name] = merged.get(name, 0) + len(rows) / batch_size * output[name]
+                losses[name] = losses.get(name, 0) + len(rows) / batch_size * output[name]
     maps = [outputs[row] for row in range(batch_size)]
-    merged.logits_sizes = torch.tensor([tuple(one.shape[-2:]) for one in maps], device=pixel_values.device)
-    height, width = merged.logits_sizes.amax(0).tolist()
-    merged.logits = torch.stack([F.pad(one, (0, width - one.shape[-1], 0, height - one.shape[-2])) for one in maps])
-    return merged
+    sizes = torch.tensor([tuple(one.shape[-2:]) for one in maps], device=pixel_values.device)
+    height, width = sizes.amax(0).tolist()
+    padded = [F.pad(one, (0, width - one.shape[-1], 0, height - one.shape[-2])) for one in maps]
+    return PatSegmentationOutput(logits=torch.stack(padded), logits_sizes=sizes, **losses)
 
 
 def check_one_size_when_distributed() -> None:

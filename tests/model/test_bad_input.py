@@ -138,3 +138,30 @@ def test_text_tower_of_another_clip(segmenter, tmp_path):
     with pytest.raises(ValueError, match="This CLIP doesn't fit") as error:
         segmenter.load_clip(other)
     assert_one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "closest"), [("text_embed", "text_embeds"), ("label", "labels"), ("pixels_mask", "pixel_mask")]
+)
+def test_misspelt_keywords(segmenter, pixel_values, text_embeds, wrong, closest):
+    with pytest.raises(TypeError, match=f"{wrong!r}: did you mean {closest!r}") as error:
+        segmenter(pixel_values, text_embeds=text_embeds, **{wrong: text_embeds})
+    assert_one_line(error)
+
+
+def test_the_tokenizer_takes_no_words(segmenter, pixel_values, text_embeds):
+    with pytest.raises(TypeError, match="unknown argument 'text_embeds': it takes pixel_values") as error:
+        segmenter.pat(pixel_values, text_embeds=text_embeds)
+    assert_one_line(error)
+
+
+@torch.no_grad()
+def test_keywords_that_transformers_passes(segmenter, pixel_values, text_embeds):
+    general = {"num_items_in_batch": torch.tensor(3), "output_attentions": False, "output_hidden_states": False}
+    output = segmenter(pixel_values, text_embeds=text_embeds, return_dict=True, **general)
+    assert torch.equal(output.logits, segmenter(pixel_values, text_embeds=text_embeds).logits)
+
+
+def test_codes_of_ragged_lists(segmenter, text_embeds, codes):
+    ragged = [[[1, 2], [3]]]
+    refuse_to_decode(segmenter, text_embeds, (ragged, *codes[1:]), "level 0 must be a rectangular grid")

@@ -222,12 +222,80 @@ def test_misshapen_tensor(segmenter, tmp_path, key):
     refuses_to_load(tmp_path, re.escape(key), ValueError)
 
 
-def test_truncated_file(segmenter, tmp_path):
+@pytest.mark.parametrize("keep", [0, 100, -100])
+def test_truncated_file(segmenter, tmp_path, keep):
     segmenter.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(Exception, match=r"(?i)safetensor|incomplete|corrupt|header"):
-        PatForSemanticSegmentation.from_pretrained(tmp_path)
+    path.write_bytes(path.read_bytes()[:keep])
+    refuses_to_load(tmp_path, f"{re.escape(str(tmp_path))}.*damaged", ValueError)
+
+
+VOTE = [f"segmenter.vote.{name}" for name in ("project.weight", "temperature", "gate.weight", "gate.bias")]
+
+
+@pytest.mark.parametrize("lost", [VOTE, VOTE[2:3]], ids=["whole part", "one tensor"])
+def test_a_guided_checkpoint_without_its_guidance(segmenter, tmp_path, lost):
+    segmenter.save_pretrained(tmp_path)
+    edit_tensors(tmp_path, lambda tensors: [tensors.pop(key) for key in lost])
+    refuses_to_load(tmp_path, "segmenter.vote", ValueError)
+
+
+def test_a_new_part_is_missing_whole_or_not_at_all(make_segmenter, tmp_path):
+    make_segmenter(token_guidance=False).save_pretrained(tmp_path)
+    edit_tensors(tmp_path, lambda tensors: tensors.update({VOTE[1]: torch.tensor(10.0)}))
+    with pytest.raises(ValueError, match="3 tensors are missing") as error:
+        PatForSemanticSegmentation.from_pretrained(tmp_path, token_guidance=True)
+    assert_one_line(error)
+
+
+def test_a_tokenizer_checkpoint_with_half_a_segmenter(segmenter, tmp_path):
+    segmenter.pat.save_pretrained(tmp_path)
+    stem = segmenter.segmenter.refiner.stem
+    edit_tensors(tmp_path, lambda tensors: tensors.update({"segmenter.refiner.stem.bias": stem.bias.detach().clone()}))
+    refuses_to_load(tmp_path, "segmenter", ValueError)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config["text_config"].update(num_hidden_layers=1),
+        lambda config: config["vision_config"].update(num_hidden_layers=3) or config.update(feature_layers=[[3]] * 3),
+        lambda config: config.update(num_decoder_blocks=1),
+    ],
+    ids=["text layers", "vision layers", "decoder blocks"],
+)
+def test_left_over_tensors(segmenter, tmp_path, change):
+    segmenter.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    change(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    refuses_to_load(tmp_path, "tensors have no place|needs", ValueError)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(segmenter, tmp_path, value):
+    segmenter.save_pretrained(tmp_path)
+    edit_tensors(tmp_path, lambda tensors: tensors["pat.pixel_head.bias"].fill_(value))
+    refuses_to_load(tmp_path, "pat.pixel_head.bias holds values", ValueError)
+
+
+def test_wrong_types_in_the_configuration(without_clip):
+    refuses_to_load(without_clip(codebook_dim="eight"), "config.json is damaged.*codebook_dim", ValueError)
+
+
+def test_the_caller_who_asks_for_the_loading_info_gets_it(segmenter, tmp_path):
+    segmenter.save_pretrained(tmp_path)
+    edit_tensors(tmp_path, lambda tensors: (tensors.pop(VOTE[0]), tensors.update({VOTE[1]: torch.zeros(3, 5)})))
+    model, info = PatForSemanticSegmentation.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {VOTE[0]}
+    assert [key for key, *_ in info["mismatched_keys"]] == [VOTE[1]]
+    assert torch.isfinite(model.segmenter.vote.project.weight).all()
+
+
+def test_saving_leaves_the_configuration_alone(segmenter, tmp_path):
+    segmenter.save_pretrained(tmp_path, save_clip=False)
+    assert segmenter.config.clip_saved is True
+    assert PatConfig.from_pretrained(tmp_path).clip_saved is False
 
 
 # True size

@@ -253,6 +253,12 @@ def test_tuple_output_is_the_dict_output(model, inputs):
         assert all(torch.equal(*pair) for pair in pairs)
 
 
+def test_the_loss_comes_first(model, training_inputs):
+    as_dict, as_tuple = model(**training_inputs), model(**training_inputs, return_dict=False)
+    assert next(iter(as_dict)) == "loss"
+    assert torch.equal(as_tuple[0], as_dict.loss)
+
+
 def test_main_input_comes_first(model):
     parameters = list(inspect.signature(type(model).forward).parameters)
     assert parameters[1] == model.main_input_name == "pixel_values"
@@ -301,13 +307,13 @@ def test_overfits_one_batch(model, inputs, labels):
 def test_gradient_checkpointing_changes_no_gradient(model, training_inputs, reentrant):
     plain = gradients(copy.deepcopy(model), training_inputs)
     model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
-    assert model.is_gradient_checkpointing
+    assert model.is_activation_checkpointing
     checkpointed = gradients(copy.deepcopy(model), training_inputs)
     assert plain.keys() == checkpointed.keys()
     for name in plain:
         torch.testing.assert_close(plain[name], checkpointed[name], msg=name)
-    model.gradient_checkpointing_disable()
-    assert not model.is_gradient_checkpointing
+    model.activation_checkpointing_disable()
+    assert not model.is_activation_checkpointing
 
 
 def gradients(model, inputs) -> dict[str, torch.Tensor]:

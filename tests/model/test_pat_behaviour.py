@@ -311,7 +311,7 @@ def test_mixed_sizes_are_each_image_alone(segmenter, text_embeds):
 
 
 def pad_together(images):
-    """Images of different sizes as one batch, and the mask of where each is. The padding is far out of range, to show if it matters."""
+    """Images of different sizes as one batch, and the mask of where each is; padding is far out of range."""
     height, width = (max(image.shape[axis] for image in images) for axis in (2, 3))
     padded = torch.full((len(images), 3, height, width), 100.0)
     mask = torch.zeros(len(images), height, width, dtype=torch.long)
@@ -470,3 +470,68 @@ def test_another_clip_brings_its_own_words(segmenter, processor):
     before = segmenter.get_text_embeds(["cat"], processor)
     segmenter.load_clip(make_clip(seed=1))
     assert not torch.allclose(segmenter.get_text_embeds(["cat"], processor), before)
+
+
+# Levels, outputs, codes as users store them
+
+
+@pytest.mark.parametrize("strides", [[2], [1], [2, 1], [0.5]])
+@pytest.mark.parametrize("size", [(32, 48), (40, 48), (33, 20)])
+def test_any_levels_train_and_segment_from_codes(make_segmenter, text_embeds, strides, size):
+    levels = len(strides)
+    fields = {"level_strides": strides, "codebook_sizes": [8] * levels, "feature_layers": [[2]] * levels}
+    model, pixel_values = make_segmenter(**fields), random_images(2, *size)
+    labels = torch.randint(0, NUM_WORDS, (2, *size))
+    output = train_steps(model, 2, pixel_values=pixel_values, text_embeds=text_embeds, labels=labels)
+    assert torch.isfinite(output.loss)
+    model.eval()
+    with torch.no_grad():
+        output = model(pixel_values, text_embeds=text_embeds)
+        logits = model.segment_codes(output.codes, text_embeds, output_size=size)
+        assert logits.shape == output.logits.shape
+        assert model.pat.decode(output.codes, output_size=size).shape == pixel_values.shape
+        patches = model.pat.get_patch_embeds(output.codes, output_size=size)
+    assert patches.shape[1:3] == tuple(-(-side // PATCH_SIZE) for side in size)
+
+
+@torch.no_grad()
+def test_tuples_by_configuration_reach_windows_and_mixed_sizes(segmenter, text_embeds):
+    images = [random_images(1, 40, 48), random_images(1, 32, 40)]
+    padded, mask = pad_together(images)
+    mixed = segmenter(padded, text_embeds=text_embeds, pixel_mask=mask).logits
+    windows = segmenter.segment_windows(images[0], 32, 16, text_embeds).logits
+    segmenter.config.return_dict = segmenter.pat.config.return_dict = False
+    assert torch.equal(segmenter(padded, text_embeds=text_embeds, pixel_mask=mask)[0], mixed)
+    assert torch.equal(segmenter.segment_windows(images[0], 32, 16, text_embeds).logits, windows)
+
+
+@torch.no_grad()
+def test_hidden_states_and_attentions_are_those_of_clip(segmenter, pixel_values, text_embeds):
+    segmenter.set_attn_implementation("eager")
+    images = pixel_values[..., :32, :32]
+    output = segmenter(images, text_embeds=text_embeds, output_hidden_states=True, output_attentions=True)
+    tower = segmenter.pat.vision_model
+    expected = tower(images, output_hidden_states=True, output_attentions=True)
+    assert len(output.hidden_states) == len(expected.hidden_states) == segmenter.config.num_hidden_layers + 1
+    for ours, theirs in zip(output.hidden_states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    # The last block attends by queries to queries.
+    assert len(output.attentions) == len(expected.attentions)
+    for ours, theirs in zip(output.attentions[:-1], expected.attentions[:-1], strict=True):
+        torch.testing.assert_close(ours, theirs)
+    chosen = segmenter.pat(images, output_hidden_states=[1, -1]).hidden_states
+    assert [state is not None for state in chosen] == [False, True, False, False, True]
+    plain = segmenter(images, text_embeds=text_embeds)
+    assert plain.hidden_states is None and plain.attentions is None
+    assert torch.equal(plain.logits, output.logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("store", [lambda x: x.numpy(), lambda x: x.numpy().astype("uint16"), torch.Tensor.tolist])
+def test_stored_codes_decode(tokenizer_model, pixel_values, store):
+    encoded = tokenizer_model.encode(pixel_values)
+    expected = tokenizer_model.decode(encoded.codes)
+    assert torch.equal(tokenizer_model.decode(encoded), expected)
+    stored = [store(level) for level in encoded.codes]
+    assert torch.equal(tokenizer_model.decode(stored), expected)
+    assert torch.equal(tokenizer_model.decode([level.to(torch.uint16) for level in encoded.codes]), expected)

@@ -188,6 +188,8 @@ class VocabularySampler:
     ):
         self.synonyms, self.templates, self.seed = synonyms, templates, seed
         self.keep_absent, self.max_words = keep_absent, max_words
+        # (word, template) -> class embedding, filled before training.
+        self.embeds: dict[tuple[str, str], torch.Tensor] = {}
 
     def all_words(self, names: list[str]) -> list[str]:
         """Every word that may be asked for."""

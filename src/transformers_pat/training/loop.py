@@ -122,7 +122,7 @@ def main() -> None:
                 batch = next(loader)
                 report.skip(batch["skipped"])
                 with accelerator.accumulate(learner):
-                    outputs = learner(**make_inputs(batch, accelerator, model, processor, vocabulary))
+                    outputs = learner(**make_inputs(batch, accelerator, model, vocabulary))
                     accelerator.backward(outputs.loss)
                     if accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(learner.parameters(), args.max_grad_norm)
@@ -243,14 +243,15 @@ def make_loader(args: TrainConfig, batches: TrainingBatches, first_step: int) ->
 def make_vocabulary(
     args: TrainConfig, model: PatForSemanticSegmentation, processor: PatProcessor, batches: TrainingBatches
 ) -> VocabularySampler | None:
-    """The sampler of words; the model keeps the embeddings of all of them, so that its text tower runs only here."""
+    """The sampler of words with the embeddings of all of them, so that the text tower runs only here."""
     if args.objective == "tokenizer":
         return None
     templates = resolve_templates(args.templates)
     vocabulary = VocabularySampler(read_synonyms(args.synonyms), templates, args.seed)
     words = {word for dataset in batches.datasets for word in vocabulary.all_words(dataset.names)}
     for template in tqdm(templates, desc="embedding words", leave=False):
-        model.get_text_embeds(sorted(words), processor, templates=[template])
+        embeds = model.get_text_embeds(sorted(words), processor, templates=[template])
+        vocabulary.embeds.update(((word, template), row) for word, row in zip(sorted(words), embeds, strict=True))
     return vocabulary
 
 
@@ -258,7 +259,6 @@ def make_inputs(
     batch: dict,
     accelerator: Accelerator,
     model: PatForSemanticSegmentation,
-    processor: PatProcessor,
     vocabulary: VocabularySampler | None,
 ) -> dict[str, torch.Tensor]:
     """A batch on its device, with words for the classes that any process has in it."""
@@ -268,7 +268,7 @@ def make_inputs(
     present = accelerator.reduce(batch["present"].to(accelerator.device), "sum").cpu()
     words, classes, template = vocabulary(batch["names"], present, batch["number"])
     labels = renumber(batch["labels"], classes, len(batch["names"]), model.config.semantic_loss_ignore_index)
-    text_embeds = model.get_text_embeds(words, processor, templates=[template])
+    text_embeds = torch.stack([vocabulary.embeds[word, template] for word in words]).to(accelerator.device)
     return {**inputs, "labels": labels.to(accelerator.device), "text_embeds": text_embeds}
 
 
