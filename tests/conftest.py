@@ -9,24 +9,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.utils import logging
 
 from transformers_pat.configuration_pat import PatConfig
 from transformers_pat.modeling_pat import PatForSemanticSegmentation
 
+from .support.tiny import (
+    NUM_WORDS,
+    PROJECTION_DIM,
+    TINY_PAT,
+    make_clip,
+    make_config,
+    make_tokenizer,
+    random_images,
+    train_steps,
+)
 from .support.training import workplace  # noqa: F401
 
 logging.disable_progress_bar()
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
-
-PATCH_SIZE = 8
-NUM_WORDS = 5
-PROJECTION_DIM = 24
-# Different sizes, so that mixing up two levels shows.
-TINY_PAT = {"hidden_size": 16, "codebook_sizes": (8, 12, 16), "codebook_dim": 8, "refiner_channels": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -34,40 +36,6 @@ def fresh_accelerate_state():
     """Accelerate keeps the state of its first Accelerator for the whole process, even for processes forked off it."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def make_tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer without merges: every byte is a token; end-of-text has the highest id, as in CLIP."""
-    letters = sorted(ByteLevel.alphabet())
-    pieces = ["<pad>", *letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {piece: index for index, piece in enumerate(pieces)}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77, pad_token="<pad>")
-
-
-def make_clip(vision=None, text=None, projection_dim=PROJECTION_DIM, seed=0) -> CLIPModel:
-    """A CLIP of any shape; `vision` and `text` override fields of the tiny default."""
-    tokenizer = make_tokenizer()
-    layers = {"num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 64}
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = CLIPConfig(
-        text_config={**layers, "num_hidden_layers": 2, "vocab_size": len(tokenizer), **ids, **(text or {})},
-        vision_config={**layers, "image_size": 32, "patch_size": PATCH_SIZE, **(vision or {})},
-        projection_dim=projection_dim,
-    )
-    torch.manual_seed(seed)
-    return CLIPModel(config).eval()
-
-
-def train_steps(model, steps, learning_rate=1e-2, **inputs):
-    """A few AdamW steps on one batch, as a training script would make them; returns the last output."""
-    model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], learning_rate)
-    for _ in range(steps):
-        output = model(**inputs)
-        output.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return output
 
 
 @pytest.fixture(scope="session")
@@ -116,24 +84,9 @@ def tokenizer_model(segmenter):
 
 
 @pytest.fixture
-def untrained_config(clip_folder) -> PatConfig:
+def untrained_config() -> PatConfig:
     """The configuration of the tiny models, without weights."""
-    clip = CLIPConfig.from_pretrained(clip_folder)
-    return PatConfig(
-        vision_config=clip.vision_config.to_dict(),
-        text_config=clip.text_config.to_dict(),
-        projection_dim=PROJECTION_DIM,
-        **TINY_PAT,
-    )
-
-
-def random_images(*shape, seed=2) -> torch.Tensor:
-    """Seeded pixel values, smooth enough that neighbouring patches resemble each other."""
-    generator = torch.Generator().manual_seed(seed)
-    batch, height, width = shape
-    coarse = torch.randn(batch, 3, 4, 4, generator=generator)
-    smooth = F.interpolate(coarse, size=(height, width), mode="bilinear")
-    return smooth + 0.1 * torch.randn(batch, 3, height, width, generator=generator)
+    return make_config(make_clip(), **TINY_PAT)
 
 
 @pytest.fixture(scope="session")

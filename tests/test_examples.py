@@ -18,7 +18,7 @@ from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
 
 from .support.data import write_set
 from .support.stub_hub import StubHub
-from .support.tiny_checkpoint import save_tiny_checkpoint
+from .support.tiny import save_tiny_checkpoint
 from .support.training import command as train_command
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

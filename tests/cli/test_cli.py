@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from transformers_pat import PatForSemanticSegmentation, PatModel, PatProcessor
 from transformers_pat.cli.app import app
 
-from ..support.tiny_checkpoint import save_tiny_checkpoint
+from ..support.tiny import save_tiny_checkpoint
 
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "cat.jpg"
 

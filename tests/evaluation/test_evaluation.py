@@ -20,7 +20,7 @@ from transformers_pat.evaluation.evaluator import ClassSegmenter, evaluate_datas
 from transformers_pat.outputs_pat import PatSegmentationOutput
 
 from ..support.data import stripes, write_set
-from ..support.tiny_checkpoint import save_tiny_checkpoint
+from ..support.tiny import save_tiny_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "evaluate.py"
 CLASSES = {0: "road", 1: "car;automobile", 2: "tree", 3: "cat"}

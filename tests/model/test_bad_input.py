@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ..conftest import NUM_WORDS, PROJECTION_DIM, make_clip, make_tokenizer, random_images
+from ..support.tiny import NUM_WORDS, PROJECTION_DIM, make_clip, make_tokenizer, random_images
 
 
 def assert_one_line(error) -> None:

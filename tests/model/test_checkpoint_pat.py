@@ -14,7 +14,7 @@ from transformers_pat.configuration_pat import PatConfig
 from transformers_pat.modeling_pat import PatForSemanticSegmentation, PatModel
 from transformers_pat.processing_pat import PatProcessor
 
-from ..conftest import TINY_PAT, make_clip, random_images, train_steps
+from ..support.tiny import TINY_PAT, make_clip, random_images, train_steps
 
 
 def assert_towers_equal(model, clip) -> None:

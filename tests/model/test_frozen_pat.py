@@ -8,7 +8,7 @@ from accelerate import Accelerator, debug_launcher
 
 from transformers_pat.modeling_pat import PatForSemanticSegmentation, PatModel
 
-from ..conftest import random_images, train_steps
+from ..support.tiny import random_images, train_steps
 
 
 def assert_frozen(model) -> None:

@@ -6,7 +6,7 @@ import yaml
 from transformers_pat import PatForSemanticSegmentation, PatModel
 from transformers_pat.hub_pat import render_card
 
-from ..support.tiny_checkpoint import save_tiny_checkpoint
+from ..support.tiny import save_tiny_checkpoint
 
 
 @pytest.mark.parametrize("model_class", [PatModel, PatForSemanticSegmentation])

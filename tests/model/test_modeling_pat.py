@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForSemanticSegmentation
 
 from transformers_pat.modeling_pat import PatForSemanticSegmentation, PatModel
 
-from ..conftest import TINY_PAT, random_images, train_steps
+from ..support.tiny import TINY_PAT, random_images, train_steps
 
 BOTH = pytest.mark.parametrize("cls", [PatModel, PatForSemanticSegmentation])
 

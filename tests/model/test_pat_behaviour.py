@@ -13,7 +13,7 @@ from transformers_pat.modeling_pat import PatForSemanticSegmentation, PatModel
 from transformers_pat.processing_pat import PatProcessor
 from transformers_pat.segmenter_pat import PatTokenVote
 
-from ..conftest import NUM_WORDS, PATCH_SIZE, PROJECTION_DIM, TINY_PAT, make_clip, random_images, train_steps
+from ..support.tiny import NUM_WORDS, PATCH_SIZE, PROJECTION_DIM, TINY_PAT, make_clip, random_images, train_steps
 
 # 640×480, 481×333 and 1×2000 at a tenth, smaller than a patch, CLIP's own size, an odd number of patches.
 SIZES = [(64, 48), (48, 33), (1, 200), (5, 3), (32, 32), (24, 40)]

@@ -9,7 +9,7 @@ import torch
 from transformers_pat.processing_pat import PatProcessor
 from transformers_pat.text_embeddings_pat import TextEmbeddingCache, label_names
 
-from ..conftest import make_clip
+from ..support.tiny import make_clip
 
 
 @pytest.fixture

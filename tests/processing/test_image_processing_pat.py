@@ -15,7 +15,7 @@ from transformers_pat.image_processing_pat import PatImageProcessor
 from transformers_pat.image_processing_pil_pat import PatImageProcessorPil
 from transformers_pat.postprocessing_pat import segment
 
-from ..support.processing_helpers import photo
+from ..support.tiny import photo
 
 needs_torchvision = pytest.mark.skipif(not is_torchvision_available(), reason="torchvision is not installed")
 

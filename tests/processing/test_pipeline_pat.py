@@ -8,7 +8,7 @@ from transformers import pipeline
 
 from transformers_pat.pipeline_pat import PatSegmentationPipeline
 
-from ..support.processing_helpers import photo, tiny_model, tiny_processor
+from ..support.tiny import photo, tiny_model, tiny_processor
 
 LABELS = ["road", "car", "tree;bush", "sky"]
 

@@ -15,7 +15,7 @@ from transformers_pat.prompts_pat import (
     split_candidate_labels,
 )
 
-from ..support.processing_helpers import photo, tiny_model, tiny_processor
+from ..support.tiny import photo, tiny_model, tiny_processor
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from transformers import CLIPImageProcessorPil
 
 from .data import write_set
-from .tiny_checkpoint import save_tiny_clip
+from .tiny import save_tiny_clip
 
 TRAIN = Path(__file__).parents[2] / "examples" / "train.py"
 
