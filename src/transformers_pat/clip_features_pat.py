@@ -32,15 +32,14 @@ class ClipFeatures:
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-def self_self_attention(layer: nn.Module, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+def self_self_attention(
+    layer: nn.Module, hidden_states: torch.Tensor, attentions: list[torch.Tensor | None] | None = None
+) -> torch.Tensor:
     """
     Run the last block with query-query attention and without residual and feed-forward.
 
     ClearCLIP (arXiv 2407.12442). Image-level training leaves the plain output of the last block useless per patch;
-    this variant needs no training.
-
-    Returns:
-        The block's output and, from eager attention, its weights.
+    this variant needs no training. Eager attention appends its weights to `attentions`.
     """
     attention = layer.self_attn
     normed = layer.layer_norm1(hidden_states)
@@ -50,7 +49,9 @@ def self_self_attention(layer: nn.Module, hidden_states: torch.Tensor) -> tuple[
     values = attention.v_proj(normed).view(heads).transpose(1, 2)
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, eager_attention_forward)
     attended, weights = attend(attention, queries, queries, values, None, scaling=attention.scale, dropout=0.0)
-    return attention.out_proj(attended.reshape(batch_size, num_tokens, -1).contiguous()), weights
+    if attentions is not None:
+        attentions.append(weights)
+    return attention.out_proj(attended.reshape(batch_size, num_tokens, -1).contiguous())
 
 
 def extract_clip_features(
@@ -82,42 +83,34 @@ def extract_clip_features(
     """
     is_adapted = torch.is_grad_enabled() and any(weight.requires_grad for weight in vision_model.parameters())
     with torch.set_grad_enabled(is_adapted):
-        embeddings = vision_model.embeddings(pixel_values, interpolate_pos_encoding=True)
-        states = [vision_model.pre_layrnorm(embeddings)]
-        attentions: list[torch.Tensor | None] = []
+        hidden_states = vision_model.pre_layrnorm(vision_model.embeddings(pixel_values, interpolate_pos_encoding=True))
+        states = {0: hidden_states} if output_hidden_states else {}
+        attentions: list[torch.Tensor | None] | None = [] if output_attentions else None
         *blocks, last_block = vision_model.encoder.layers
-        for block in blocks:
-            states.append(_run_block(block, states[-1], attentions if output_attentions else None))
+        for number, block in enumerate(blocks, start=1):
+            hidden_states = _run_block(block, hidden_states, attentions)
+            if output_hidden_states or number in layers:
+                states[number] = hidden_states
 
-        # The last block twice: as trained, for the image embedding, and in the form that suits patches.
-        dense, weights = (
-            self_self_attention(last_block, states[-1]) if dense_attention == "self_self" else (None, None)
-        )
+        # The last block as it was trained, for the image embedding, and in the form that suits patches.
+        plain = dense = None
+        if dense_attention == "self_self":
+            dense = self_self_attention(last_block, hidden_states, attentions)
         if dense is None or with_image_embeds or output_hidden_states:
-            keep = attentions if output_attentions and dense is None else None
-            states.append(_run_block(last_block, states[-1], keep))
-        if dense is None:
-            dense = states[-1]
-        elif output_attentions:
-            attentions.append(weights)
-
+            plain = _run_block(last_block, hidden_states, attentions if dense is None else None)
         grid = [side // vision_model.config.patch_size for side in pixel_values.shape[-2:]]
-        dense_embeds = _embed(vision_model, visual_projection, dense[:, 1:].unflatten(1, grid))
-        image_embeds = _embed(vision_model, visual_projection, states[-1][:, 0]) if with_image_embeds else None
+        patches = (plain if dense is None else dense)[:, 1:].unflatten(1, grid)
+        dense_embeds = _embed(vision_model, visual_projection, patches)
+        image_embeds = _embed(vision_model, visual_projection, plain[:, 0]) if with_image_embeds else None
 
     taps = {number: states[number][:, 1:].unflatten(1, grid) for number in layers if number <= len(blocks)}
     taps[len(blocks) + 1] = dense_embeds
     if is_adapted:
         taps = {number: tap.detach() for number, tap in taps.items()}
         image_embeds = None if image_embeds is None else image_embeds.detach()
-    found = tuple(weights for weights in attentions if weights is not None)
-    return ClipFeatures(
-        taps=taps,
-        dense_embeds=dense_embeds,
-        image_embeds=image_embeds,
-        hidden_states=_select(states, output_hidden_states) if output_hidden_states else None,
-        attentions=found if output_attentions else None,
-    )
+    selected = _select([*states.values(), plain], output_hidden_states) if output_hidden_states else None
+    found = None if attentions is None else tuple(weights for weights in attentions if weights is not None)
+    return ClipFeatures(taps, dense_embeds, image_embeds, selected, found)
 
 
 def _run_block(

@@ -34,6 +34,7 @@ class PatBlock(GradientCheckpointingLayer):
         self.contract = ZeroLinear(2 * channels, channels)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, height, width, channels) to the same."""
         mixed = self.depthwise(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return hidden_states + self.contract(F.gelu(self.expand(self.norm(mixed))))
 
