@@ -1,4 +1,4 @@
-"""Makes transformers' Auto classes and pipelines know PAT. Importing the package does this; remote code need not."""
+"""Registers PAT with transformers' Auto classes and pipelines. The package calls this; remote code need not."""
 
 from transformers import (
     AutoConfig,
@@ -16,6 +16,11 @@ from .modeling_pat import PatForSemanticSegmentation, PatModel
 from .pipeline_pat import PatSegmentationPipeline
 from .processing_pat import PatProcessor
 from .transformers_internals_pat import allow_stock_pipeline
+
+if is_torchvision_available():
+    from .image_processing_pat import PatImageProcessor
+else:
+    PatImageProcessor = PatImageProcessorPil  # type: ignore[assignment, misc]
 
 TASK = "zero-shot-image-segmentation"
 
@@ -39,9 +44,4 @@ def register() -> None:
 
 def image_processors() -> dict[str, type]:
     """The image processors that work here, by backend."""
-    processors: dict[str, type] = {"pil": PatImageProcessorPil}
-    if is_torchvision_available():
-        from .image_processing_pat import PatImageProcessor
-
-        processors["torchvision"] = PatImageProcessor
-    return processors
+    return {"pil": PatImageProcessorPil} | ({"torchvision": PatImageProcessor} if is_torchvision_available() else {})
