@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn.functional import interpolate, normalize
 from transformers import CLIPModel
 
-from transformers_pat.data.base import FolderDataset
+from transformers_pat.data import FolderDataset
 from transformers_pat.evaluation.metrics import SegmentationMetric
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)

@@ -1,6 +1,5 @@
-"""What the command line does with a model: photos to label maps, photos to reconstructions."""
+"""What `transformers-pat segment` and `reconstruct` do with a checkpoint, once its options are read."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,31 +9,21 @@ from PIL import Image
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .modeling_pat import PatForSemanticSegmentation, PatModel
-from .pipeline_pat import BACKGROUND, PatSegmentationPipeline
-from .processing_pat import PatProcessor
-from .prompts_pat import check_labels, resolve_templates, split_candidate_labels
+from ..modeling_pat import PatForSemanticSegmentation, PatModel
+from ..pipeline_pat import PatSegmentationPipeline
+from ..processing_pat import PatProcessor
+from ..prompts_pat import BACKGROUND, check_labels, resolve_templates, split_candidate_labels
+from ..reconstruction import Reconstruction, reconstruct
 
 
 @dataclass
 class Region:
-    """What a label got of a photo: share of the picture, 0 to 1, and mean score, None where it got nothing."""
+    """One label's part of a photo: share of its pixels, 0 to 1, and their mean score, None if there are none."""
 
     id: int
     label: str
     share: float
     mean_score: float | None
-
-
-@dataclass
-class Reconstruction:
-    """What the coarsest `num_levels` levels of tokens keep of a photo; `codes` (rows, columns) of the last of them."""
-
-    num_levels: int
-    codes: torch.Tensor
-    image: Image.Image
-    psnr: float
-    bits_per_pixel: float
 
 
 class Segmenter:
@@ -124,33 +113,6 @@ class Reconstructor:
         return reconstruct(self.model, self.processor, photo)
 
 
-@torch.inference_mode()
-def reconstruct(
-    model: PatModel, processor: PatProcessor, photo: Image.Image
-) -> tuple[Image.Image, list[Reconstruction]]:
-    """The photo at the model's size, and its reconstruction from 1, 2, ... levels."""
-    pixel_values = processor(images=[photo], return_tensors="pt")["pixel_values"].to(model.device)
-    height, width = pixel_values.shape[-2:]
-    original = to_image(pixel_values[0], processor)
-    codes = model.encode(pixel_values).codes
-    bits, results = 0.0, []
-    for num_levels in range(1, len(codes) + 1):
-        bits += codes[num_levels - 1].numel() * math.log2(model.config.codebook_sizes[num_levels - 1])
-        pixels = model.decode(codes, num_levels=num_levels, output_size=(height, width))
-        image = to_image(pixels[0], processor)
-        level = codes[num_levels - 1][0]
-        results.append(Reconstruction(num_levels, level, image, psnr(original, image), bits / (height * width)))
-    return original, results
-
-
-def to_image(pixel_values: torch.Tensor, processor: PatProcessor) -> Image.Image:
-    """Undo the processor's normalisation: (3, H, W) to a picture."""
-    image_processor = processor.image_processor
-    mean, std = (torch.tensor(values) for values in (image_processor.image_mean, image_processor.image_std))
-    pixels = pixel_values.float().cpu().permute(1, 2, 0) * std + mean
-    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().numpy())
-
-
 def load_checkpoint(model_class, checkpoint: str):
     """
     A PAT model in eval mode and float32, on the accelerator if there is one, and its processor.
@@ -195,9 +157,3 @@ def check_window(window: int | None, patch_size: int) -> None:
     """Raises `ValueError` if windows, half overlapping, can't be cut between patches."""
     if window is not None and (window < 1 or window % (2 * patch_size)):
         raise ValueError(f"the window must be a multiple of {2 * patch_size} pixels (two patches), got {window}")
-
-
-def psnr(one: Image.Image, other: Image.Image) -> float:
-    """Peak signal-to-noise ratio of two RGB pictures of the same size, in dB; infinite if they are equal."""
-    error = np.square(np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)).mean()
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
