@@ -13,13 +13,13 @@ from pathlib import Path
 
 from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
 from transformers_pat.cli.arguments import parse_arguments, run_script
-from transformers_pat.data import FolderDataset
 from transformers_pat.evaluation import evaluate_dataset, report
 from transformers_pat.evaluation.predictors import Source
 from transformers_pat.evaluation.tokens import LevelScores, evaluate_tokens
 
+from .splits import MEASURED, measured_sets
+
 ROOT = Path(__file__).parents[2]
-MEASURED = {"camvid": "val", "msrc_v2": "test", "voc_animals": "val"}
 SYNONYMS = Path(__file__).with_name("held_out_synonyms.json")
 # Title of a row -> where its logits come from, and whether it is given synonyms that no training used.
 ROWS: dict[str, tuple[Source, bool]] = {
@@ -40,11 +40,6 @@ class ResultsConfig:
         default=str(ROOT / "docs" / "results" / "pat_nano.json"), metadata={"help": "JSON file to write."}
     )
     workers: int = field(default=1, metadata={"help": "Worker processes that read photos."})
-
-
-def measured_sets(data: Path) -> dict[str, FolderDataset]:
-    """The splits that no training uses."""
-    return {name: FolderDataset(data / name, split) for name, split in MEASURED.items()}
 
 
 def segmentation_table(results: dict[str, dict[str, dict]], score: str) -> str:

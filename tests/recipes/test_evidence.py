@@ -11,7 +11,7 @@ from PIL import Image
 
 from recipes.pat_nano.evidence.ablation import verdict
 from recipes.pat_nano.evidence.tokens import cell_labels, compress, mean_average_precision, mutual_information
-from recipes.pat_nano.results import MEASURED
+from recipes.pat_nano.splits import MEASURED
 
 from ..support.data import stripes, write_set
 

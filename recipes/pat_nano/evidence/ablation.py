@@ -8,7 +8,7 @@ import numpy as np
 
 from transformers_pat.evaluation.report import markdown_table as table
 
-from ..results import MEASURED
+from ..splits import MEASURED
 
 ROWS = {
     "training-free baseline: CLIP's patch embeddings": ("pat", "floor"),

@@ -15,7 +15,7 @@ from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
 from transformers_pat.cli.arguments import parse_arguments
 from transformers_pat.evaluation.tokens import TokenMetric
 
-from ..results import measured_sets
+from ..splits import measured_sets
 from . import ablation, masks, pictures, tokens
 
 ROOT = Path(__file__).parents[3]

@@ -60,6 +60,8 @@ class StreamingMeanIoU(evaluate.Metric):
         """
         if predictions is not None and references is not None:
             self.add_batch(predictions=predictions, references=references)
+        elif predictions is not references:
+            raise ValueError("predictions and references belong together: give both or none")
         scores = self._metric.compute()
         self._metric = SegmentationMetric(self._metric.num_labels, self._metric.ignore_index)
         return {
