@@ -13,22 +13,13 @@ from .processing_pat import PatProcessor
 
 @dataclass
 class Reconstruction:
-    """
-    A photo decoded from the coarsest `num_levels` levels of tokens.
-
-    Args:
-        num_levels: Number of levels decoded.
-        codes: (rows, columns) int64, the codes of the finest of these levels.
-        image: The decoded RGB picture, of the size that the model saw.
-        psnr: Peak signal-to-noise ratio to the photo at that size, in dB.
-        bits_per_pixel: Size of the codes of these levels without entropy coding, per pixel at that size.
-    """
+    """A photo decoded from the coarsest `num_levels` levels of codes, at the model's size."""
 
     num_levels: int
-    codes: torch.Tensor
-    image: Image.Image
-    psnr: float
-    bits_per_pixel: float
+    codes: torch.Tensor  # (rows, columns) int64, of the finest of these levels
+    image: Image.Image  # RGB
+    psnr: float  # to the photo at the same size, in dB
+    bits_per_pixel: float  # of these levels, without entropy coding
 
 
 @torch.inference_mode()
@@ -36,12 +27,7 @@ def reconstruct(
     model: PatModel, processor: PatProcessor, photo: Image.Image
 ) -> tuple[Image.Image, list[Reconstruction]]:
     """
-    Encode a photo, and decode it from 1, 2, ... levels of tokens.
-
-    Args:
-        model: The tokenizer, in eval mode.
-        processor: Its processor.
-        photo: A photo of any size.
+    Encode a photo, and decode it from 1, 2, ... levels of codes.
 
     Returns:
         The photo at the model's size, and a [`Reconstruction`] for each number of levels.

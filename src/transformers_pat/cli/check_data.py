@@ -110,12 +110,7 @@ def say(line: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """
-    Run the command; a user's mistake ends the program with one line.
-
-    Args:
-        argv: Its arguments; those of the process by default.
-    """
+    """Run the command with these arguments or the process's; a user's mistake ends in one line."""
     try:
         app(argv)
     except (ValueError, OSError) as error:

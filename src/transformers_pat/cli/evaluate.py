@@ -71,15 +71,7 @@ class EvaluateConfig:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """
-    Run the command.
-
-    Args:
-        argv: Its arguments; those of the process by default.
-
-    Raises:
-        ValueError: With one line that says what to do, as does OSError.
-    """
+    """Run the command with these arguments or the process's; `ValueError` or `OSError` on a user's mistake."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse_arguments(EvaluateConfig, DESCRIPTION, argv)
     try:

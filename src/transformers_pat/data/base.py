@@ -157,15 +157,9 @@ def index_classes(
     classes: Mapping[int, str], ignore_index: int, ignored_classes: Collection[str] = (BACKGROUND,)
 ) -> tuple[list[str], LabelMapping]:
     """
-    Index a class list: names in the order of their ids, without gaps.
+    Names in the order of their ids, and the mapping of ids to indices into them.
 
-    Args:
-        classes: Class id -> name.
-        ignore_index: Label of unlabelled pixels.
-        ignored_classes: Names of classes to leave out; their pixels become `ignore_index`.
-
-    Returns:
-        The names, and the mapping of ids to indices into them.
+    Pixels of the classes called one of `ignored_classes` become `ignore_index`.
 
     Raises:
         ValueError: If `ignore_index` is also a class id, or an ignored class other than "background" does not exist.
@@ -185,18 +179,10 @@ def index_classes(
 
 def leave_out(problems: Mapping[str, str | None], strict: bool, place: str) -> tuple[list[str], list[str]]:
     """
-    Separate usable samples from those with a missing file.
-
-    Args:
-        problems: Name of each sample -> what is missing, or None.
-        strict: Whether anything missing is an error.
-        place: What the samples are from, for error messages.
-
-    Returns:
-        Names of the complete samples, and what is missing of the others.
+    Names of complete samples, and what is missing of the others, from name -> what is missing, or None.
 
     Raises:
-        ValueError: If no sample is complete, or with `strict` one is not.
+        ValueError: If no sample of `place` is complete, or with `strict` one is not.
     """
     missing = [problem for problem in problems.values() if problem]
     complete = [name for name, problem in problems.items() if not problem]

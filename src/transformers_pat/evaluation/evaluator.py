@@ -20,22 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class PhotoScore:
-    """
-    Scores of one photo.
-
-    Args:
-        index: Position in the data set.
-        file_name: File name of the photo.
-        mean_iou: Mean over the classes in the photo's mask, 0 to 1; NaN if no pixel is labelled.
-        pixel_accuracy: Share of the labelled pixels that are right, 0 to 1; NaN if there are none.
-        worst_class: The class of the mask with the lowest IoU; empty if there is none.
-    """
+    """Scores of one photo, 0 to 1; NaN and an empty `worst_class` if none of its pixels is labelled."""
 
     index: int
     file_name: str
-    mean_iou: float
+    mean_iou: float  # over the classes in the mask
     pixel_accuracy: float
-    worst_class: str
+    worst_class: str  # the class in the mask with the lowest IoU
 
 
 class EvaluationScores(Scores):
@@ -46,15 +37,7 @@ class EvaluationScores(Scores):
 
 @dataclass
 class Evaluation:
-    """
-    Result of [`evaluate_dataset`].
-
-    Args:
-        metric: Counts of all labelled pixels.
-        boundary_metric: Counts of the pixels near boundaries, see [`near_boundary`].
-        names: Names of the classes.
-        photos: Scores of each photo, in the order of the data set.
-    """
+    """Result of [`evaluate_dataset`]: counts of all pixels and of those near boundaries, and photos in their order."""
 
     metric: SegmentationMetric
     boundary_metric: SegmentationMetric

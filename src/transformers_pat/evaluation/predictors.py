@@ -39,7 +39,7 @@ def training_free(
 ) -> PatSegmentationOutput:
     """The training-free baseline: cosine similarity of CLIP's dense patch embeddings and the class embeddings."""
     dense = model.pat.extract_features(pixel_values).dense_embeds
-    return PatSegmentationOutput(logits=torch.exp(model.logit_scale) * (dense @ text_embeds.T).permute(0, 3, 1, 2))
+    return PatSegmentationOutput(logits=model.logit_scale.exp() * (dense @ text_embeds.T).permute(0, 3, 1, 2))
 
 
 PREDICTORS: dict[str, Predictor] = {"pixels": from_pixels, "codes": from_codes, "training_free": training_free}

@@ -40,14 +40,7 @@ SHEET_PHOTO_WIDTH = 400
 
 
 def summarize(evaluation: Evaluation, seen: set[str] | None = None) -> dict[str, Any]:
-    """
-    All scores of one data set, as JSON has them.
-
-    Args:
-        evaluation: Result of [`evaluate_dataset`].
-        seen: Words seen in training. Adds the scores of seen and unseen classes; a class is seen if one of its
-            synonyms is.
-    """
+    """All scores of one data set; given the words `seen` in training, also those of seen and unseen classes."""
     scores = evaluation.compute()
     columns = (scores["per_class_iou"], scores["per_class_accuracy"], scores["per_class_pixels"])
     classes: list[dict[str, Any]] = [
@@ -56,7 +49,7 @@ def summarize(evaluation: Evaluation, seen: set[str] | None = None) -> dict[str,
     ]
     summary = {"photos": len(evaluation.photos), **_select(scores), "classes": classes}
     if seen is not None:
-        for row in classes:
+        for row in classes:  # a class is seen if one of its synonyms is
             row["seen"] = bool(split_synonyms(row["name"]) & seen)
         for group, wanted in (("seen", True), ("unseen", False)):
             chosen = [index for index, row in enumerate(classes) if row["seen"] == wanted]
@@ -76,15 +69,10 @@ def _select(scores: Any) -> dict[str, float]:
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Versions and hardware that a result was computed with."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "transformers_pat": __version__,
-        },
-        "machine": {"system": platform.system(), "device": name, "threads": torch.get_num_threads()},
-    }
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions |= {"transformers": transformers.__version__, "transformers_pat": __version__}
+    machine = {"system": platform.system(), "device": name, "threads": torch.get_num_threads()}
+    return {"versions": versions, "machine": machine}
 
 
 def result_rows(results: dict[str, dict[str, Any]]) -> list[list[str]]:
@@ -127,13 +115,9 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def write_report(path: Path, record: dict[str, Any], title: str, tables: Sequence[str]) -> None:
     """
-    Write a record as JSON, and its tables as Markdown beside it.
+    Write a record as JSON, with null for NaN, and its tables as Markdown beside it.
 
-    Args:
-        path: The JSON file; the Markdown file has the same stem.
-        record: `command`, and what [`describe_machine`] returns, and the results. NaN is written as null.
-        title: Heading of the Markdown file.
-        tables: Paragraphs of the Markdown file.
+    The record needs `command` and what [`describe_machine`] returns; both files name them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_nan_to_none(record), indent=2, allow_nan=False, ensure_ascii=False)
@@ -169,12 +153,7 @@ def write_photos(
 def draw_worst(
     evaluation: Evaluation, dataset: SegmentationDataset, predictor: ClassPredictor, count: int
 ) -> Image.Image:
-    """
-    Segment the photos of lowest mean IoU again, and draw photo, ground truth and prediction side by side.
-
-    Raises:
-        ValueError: If no photo has a labelled pixel.
-    """
+    """Segment the photos of lowest mean IoU again, and draw photo, ground truth and prediction side by side."""
     rows = []
     for photo in evaluation.worst(count):
         scores = f"{photo.file_name}: mean IoU {photo.mean_iou:.3f}, worst {photo.worst_class}"

@@ -16,24 +16,14 @@ from ..reconstruction import Reconstruction, reconstruct
 
 @dataclass
 class LevelScores:
-    """
-    Scores of one level, 1 being the coarsest.
-
-    Args:
-        level: Number of the level.
-        codebook_size: Number of codes.
-        usage: Share of the codes that occur, 0 to 1.
-        perplexity: Exponential of the entropy of the codes, 1 to `codebook_size`.
-        bits_per_pixel: Size of the codes of this and all coarser levels, mean over photos.
-        psnr: Peak signal-to-noise ratio, in dB, of photos decoded from these levels, mean over photos.
-    """
+    """Scores of one level of codes, 1 being the coarsest; bits and PSNR are of all levels up to it."""
 
     level: int
     codebook_size: int
-    usage: float
-    perplexity: float
-    bits_per_pixel: float
-    psnr: float
+    usage: float  # share of the codes that occur, 0 to 1
+    perplexity: float  # exponential of the entropy of the codes, 1 to codebook_size
+    bits_per_pixel: float  # without entropy coding, mean over photos
+    psnr: float  # in dB, mean over photos
 
 
 class TokenMetric:
@@ -62,18 +52,7 @@ class TokenMetric:
 def evaluate_tokens(
     model: PatModel, processor: PatProcessor, dataset: SegmentationDataset, progress: bool = True
 ) -> list[LevelScores]:
-    """
-    Encode and decode every photo of a data set.
-
-    Args:
-        model: The tokenizer, in eval mode.
-        processor: Its processor.
-        dataset: Photos; masks are not needed.
-        progress: Whether to show a progress bar.
-
-    Raises:
-        ValueError: If a photo is not usable.
-    """
+    """Encode and decode every photo of a data set; masks are not needed. `ValueError` if a photo is not usable."""
     metric = TokenMetric(model.config.codebook_sizes)
     for sample in tqdm(dataset, total=len(dataset), disable=not progress):
         metric.update(reconstruct(model, processor, sample.image)[1])
