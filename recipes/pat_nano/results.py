@@ -82,6 +82,7 @@ def main() -> None:
     tokens = {name: evaluate_tokens(model.pat, processor, dataset) for name, dataset in datasets.items()}
     record = {
         "command": shlex.join(["python", "-m", "recipes.pat_nano.results", *sys.argv[1:]]),
+        "model": Path(args.model).name,
         **report.describe_machine(model.device),
         "segmentation": segmentation,
         "tokens": {name: [asdict(level) for level in levels] for name, levels in tokens.items()},
