@@ -1,6 +1,7 @@
-"""What `transformers-pat segment` and `reconstruct` do with a checkpoint, once its options are read."""
+"""Checkpoints as `transformers-pat segment` and `reconstruct` use them: loading, and photos to results."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,20 +29,20 @@ class Region:
 
 class Segmenter:
     """
-    A model with its words.
+    Segments photos with one checkpoint and one list of labels.
 
     Args:
         checkpoint: Hub name or folder.
-        labels: Comma-separated words, ";" between synonyms; the checkpoint's baked vocabulary if None.
-        background: What becomes one more label, "background": pixels whose score is below a number (0 to 1), or
-            pixels of other, comma-separated words. None: every pixel gets one of the labels.
+        labels: Comma-separated words, ";" between synonyms; the checkpoint's fixed vocabulary if None.
+        background: What to label "background": pixels with a score below a number (0 to 1), or pixels of other,
+            comma-separated words. None: every pixel gets one of the labels.
         templates: Prompt templates; the checkpoint's by default.
-        window: Side in pixels of a window that slides over the photo at its full resolution; by default the photo
-            is scaled to the model's size and seen at once.
+        window: Side in pixels of a sliding window over the photo at its full resolution; by default the photo is
+            resized to the model's size.
 
     Raises:
-        ValueError: If words, templates, background or window are not usable, or the checkpoint is damaged.
-        OSError: If the checkpoint can't be had.
+        ValueError: If labels, templates, background or window are not usable, or the checkpoint is damaged.
+        OSError: If the checkpoint can't be loaded.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Segmenter:
         )
 
     def __call__(self, photos: Sequence[Image.Image]) -> list[tuple[np.ndarray, list[Region]]]:
-        """For each photo its label map, (H, W) int64 ids into `labels`, and a [`Region`] per label, in their order."""
+        """Label map of each photo, (H, W) int64 indices into `labels`, and a [`Region`] for each label, in order."""
         found = self.pipeline(list(photos), batch_size=len(photos))
         return [self._merge(photo, masks) for photo, masks in zip(photos, found, strict=True)]
 
@@ -95,33 +96,32 @@ class Segmenter:
 
 class Reconstructor:
     """
-    A tokenizer that shows what its tokens keep.
+    Encodes and decodes photos with one checkpoint.
 
     Args:
         checkpoint: Hub name or folder.
 
     Raises:
-        ValueError: If the checkpoint is damaged or of another kind.
-        OSError: If it can't be had.
+        ValueError: If the checkpoint is damaged or not of a PAT model.
+        OSError: If it can't be loaded.
     """
 
     def __init__(self, checkpoint: str):
         self.model, self.processor = load_checkpoint(PatModel, checkpoint)
 
     def __call__(self, photo: Image.Image) -> tuple[Image.Image, list[Reconstruction]]:
-        """The photo at the model's size, and its reconstruction from 1, 2, ... levels."""
+        """See [`reconstruct`]."""
         return reconstruct(self.model, self.processor, photo)
 
 
 def load_checkpoint(model_class, checkpoint: str):
     """
-    A PAT model in eval mode and float32, on the accelerator if there is one, and its processor.
+    Load a PAT model in eval mode and float32, on the accelerator if there is one, and its processor.
 
     Raises:
-        ValueError: If it is another kind of model or damaged.
-        OSError: If it can't be had.
+        ValueError: If the checkpoint is damaged or not of a PAT model.
+        OSError: If it can't be loaded.
     """
-    logging.disable_progress_bar()
     try:
         config, _ = PreTrainedConfig.get_config_dict(checkpoint)
     except OSError as error:
@@ -130,14 +130,27 @@ def load_checkpoint(model_class, checkpoint: str):
         kind = config.get("model_type", "unknown")
         raise ValueError(f"{checkpoint} is not a PAT checkpoint (its model type is {kind})")
     processor = PatProcessor.from_pretrained(checkpoint)
-    model = model_class.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    with no_progress_bars():
+        model = model_class.from_pretrained(checkpoint, dtype=torch.float32).eval()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device), processor
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Without transformers' progress bars; afterwards as before."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
 def parse_background(background: str | None) -> float | list[str] | None:
     """
-    What the user wrote as the pipeline's background policy: `"0.5"` is a score, `"wall, floor"` are words.
+    Parse the option as the pipeline's `background`: `"0.5"` is a score, `"wall, floor"` are words.
 
     Raises:
         ValueError: If the words are not usable or the score is not between 0 and 1.
@@ -154,6 +167,6 @@ def parse_background(background: str | None) -> float | list[str] | None:
 
 
 def check_window(window: int | None, patch_size: int) -> None:
-    """Raises `ValueError` if windows, half overlapping, can't be cut between patches."""
+    """Raise `ValueError` unless windows that overlap by half start and end between patches."""
     if window is not None and (window < 1 or window % (2 * patch_size)):
         raise ValueError(f"the window must be a multiple of {2 * patch_size} pixels (two patches), got {window}")
