@@ -10,7 +10,7 @@ PYTEST := -m pytest -n $(WORKERS)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-newest test-oldest conformance lint format lock picture
+.PHONY: demo test test-newest test-oldest conformance lint format lock picture results
 
 demo: .venv/installed
 	$(BIN)/transformers-pat segment examples/photos/china.jpg --labels "$(LABELS)" --output demo
@@ -39,6 +39,10 @@ format: .venv/installed-dev
 lock: .venv/installed-dev
 	echo "$(TORCH)" | $(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate \
 		--all-extras --output-file constraints.txt pyproject.toml -
+
+# docs/results/pat_nano.json and .md: every number that README and cards quote. DATA is the folder of the data sets.
+results: .venv/installed-dev
+	$(BIN)/python -m recipes.pat_nano.results --data $(DATA)
 
 # The picture at the top of the README.
 picture: demo

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: the same as `transformers-pat evaluate`, as a script."""
+"""Evaluate a checkpoint on photos with masks: `transformers-pat evaluate` as a script, for torchrun."""
 
 from transformers_pat.cli.arguments import run_script
 from transformers_pat.cli.evaluate import main

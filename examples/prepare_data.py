@@ -1,4 +1,4 @@
-"""Check the download of a benchmark: the same as `transformers-pat check-data`, as a script."""
+"""Check the download of a benchmark: `transformers-pat check-data` as a script."""
 
 from transformers_pat.cli.check_data import main
 

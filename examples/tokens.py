@@ -1,21 +1,17 @@
-"""What a checkpoint's tokens hold: usage and perplexity of each codebook, bits per pixel, PSNR by levels decoded.
+"""What a checkpoint's tokens hold: use of each codebook, bits per pixel, PSNR by number of levels decoded.
 
 python examples/tokens.py --data ../data/msrc_v2:test --model CHECKPOINT
 """
 
 from dataclasses import dataclass, field
-from statistics import mean
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from tqdm.auto import tqdm
 
 from transformers_pat import PAT_NANO, PatModel, PatProcessor
 from transformers_pat.cli.arguments import parse_arguments, run_script
-from transformers_pat.codebook_pat import code_statistics
-from transformers_pat.data.source import read_source
-from transformers_pat.inference import reconstruct
+from transformers_pat.data import read_source
+from transformers_pat.evaluation.tokens import evaluate_tokens
 
 
 @dataclass
@@ -29,20 +25,10 @@ def main() -> None:
     dataset = read_source(args.data).open()
     model = PatModel.from_pretrained(args.model).eval()
     processor = PatProcessor.from_pretrained(args.model)
-    sizes = model.config.codebook_sizes
-    counts = [torch.zeros(size, dtype=torch.long) for size in sizes]
-    figures = [[] for _ in sizes]  # (bits per pixel, PSNR) of every photo
-    for sample in tqdm(dataset):
-        _, reconstructions = reconstruct(model, processor, sample.image)
-        for count, figure, reconstruction in zip(counts, figures, reconstructions, strict=True):
-            count += torch.bincount(reconstruction.codes.flatten(), minlength=len(count))
-            figure.append((reconstruction.bits_per_pixel, reconstruction.psnr))
     table = Table("level", "codes", "used", "perplexity", "bits/pixel up to here", "PSNR, dB", title=args.data)
-    for number, (count, figure) in enumerate(zip(counts, figures, strict=True)):
-        used, perplexity = code_statistics(count)
-        bits, psnr = map(mean, zip(*figure, strict=True))
-        cells = (len(count), f"{used:.1%}", f"{perplexity:.0f}", f"{bits:.4f}", f"{psnr:.2f}")
-        table.add_row(str(number + 1), *map(str, cells))
+    for row in evaluate_tokens(model, processor, dataset):
+        cells = (row.level, row.codebook_size, f"{row.usage:.1%}", f"{row.perplexity:.0f}")
+        table.add_row(*map(str, cells), f"{row.bits_per_pixel:.4f}", f"{row.psnr:.2f}")
     Console().print(table)
 
 

@@ -13,7 +13,7 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
 from transformers_pat.cli.arguments import run_script
-from transformers_pat.data.base import SegmentationDataset
+from transformers_pat.data import SegmentationDataset
 from transformers_pat.data.source import read_source
 from transformers_pat.evaluation.evaluator import evaluate_dataset
 from transformers_pat.training.augmentation import TrainingView

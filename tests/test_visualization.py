@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from transformers_pat.visualization import (
+    FONTS,
     colorize,
     contact_sheet,
     format_share,
@@ -96,3 +97,19 @@ def test_a_contact_sheet_shows_every_picture():
         assert (sheet == np.asarray(picture)[0, 0]).all(-1).sum() == picture.width * picture.height
     with pytest.raises(ValueError, match="at least one row"):
         contact_sheet([])
+
+
+def test_letters_beyond_ascii_are_no_boxes():
+    def legend(name):
+        return np.asarray(overlay(Image.new("RGB", (400, 40)), np.zeros((40, 400), int), [name]))
+
+    if not any(map(is_installed, FONTS)):
+        pytest.skip("no font with these letters")
+    assert (legend("ñ") != legend("ü")).any()
+
+
+def is_installed(font):
+    try:
+        return bool(ImageFont.truetype(font))
+    except OSError:
+        return False

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
+from splits import MEASURED
 
 from transformers_pat.data.base import read_classes
 
@@ -22,7 +23,6 @@ from transformers_pat.data.base import read_classes
 SHORTER = {"crop_size": 160, "warmup_steps": 50, "validation": []}
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "nano_pat.yaml"
-MEASURED = ("camvid:val", "msrc_v2:test", "voc_animals:val")
 # What differs from the PAT of configs/nano_pat.yaml.
 VARIANTS: dict[str, dict] = {
     "pat": {},
@@ -74,7 +74,7 @@ def evaluate(model: Path, args: argparse.Namespace, source: str, *flags: str | P
     """All measured sets by examples/evaluate.py, into a folder beside the model."""
     output = model / f"evaluation_{source}"
     if not (output / "results.json").is_file():
-        sets = [args.data / name for name in MEASURED]
+        sets = [args.data / f"{name}:{split}" for name, split in MEASURED.items()]
         where = ["--model", model, "--shortest_edge", "256", "--data", *sets, "--output", output]
         run("examples/evaluate.py", *where, *flags, log=model / "evaluate.log")
 

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import MEAN, STD, measured_sets
+from measure import MEAN, STD
 from photos import Photos, draw_batch
 from safetensors.torch import load_file, save_file
+from splits import measured_sets
 from torch import nn
 from vocabulary import Names, TextTower, check_held_out
 

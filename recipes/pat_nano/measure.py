@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate, normalize
 from transformers import CLIPModel
 
-from transformers_pat.data.base import FolderDataset
+from transformers_pat.data import FolderDataset
 from transformers_pat.evaluation.metrics import SegmentationMetric
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
@@ -45,8 +43,3 @@ def score(clip: CLIPModel, data: FolderDataset, names: torch.Tensor, short_side:
         guess = interpolate(logits, sample.labels.shape, mode="bilinear").argmax(1)[0]
         metric.update(guess, torch.from_numpy(sample.labels))
     return metric.compute()["mean_iou"]
-
-
-def measured_sets(root: Path) -> dict[str, FolderDataset]:
-    splits = {"camvid": "val", "msrc_v2": "test", "voc_animals": "val"}
-    return {name: FolderDataset(root / name, split) for name, split in splits.items()}

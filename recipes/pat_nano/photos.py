@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from transformers_pat.data.base import IGNORE_INDEX, FolderDataset
+from transformers_pat.data import IGNORE_INDEX, FolderDataset
 
 LABEL_STRIDE = 4
 CUTMIX, CLASSMIX = 0.3, 0.3  # chance of a crop

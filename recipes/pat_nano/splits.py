@@ -1,4 +1,4 @@
-"""The data sets with the training photos divided between CLIP and PAT, as links.
+"""Which photos train CLIP, which train PAT, and which measure both.
 
 PAT has to learn from features of photos that its CLIP was not trained on, as it does on a CLIP from the Hub: on photos
 that the vision tower knows by heart there is nothing left for a segmenter to put right.
@@ -8,9 +8,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transformers_pat.data import FolderDataset
+
+# The splits that no training uses.
+MEASURED = {"camvid": "val", "msrc_v2": "test", "voc_animals": "val"}
 SHARE = 4  # every fourth training photo is PAT's
 # A drive of a film instead, because neighbouring frames show the same.
 DRIVES = {"camvid": "0006R0"}
+
+
+def measured_sets(data: Path) -> dict[str, FolderDataset]:
+    """The splits that no training uses."""
+    return {name: FolderDataset(data / name, split) for name, split in MEASURED.items()}
 
 
 def divide(data: Path, output: Path, names: list[str]) -> None:

@@ -11,9 +11,8 @@ from transformers import Pipeline
 from .image_processing_common_pat import load_photo
 from .postprocessing_pat import segment, valid_logits
 from .processing_pat import PatProcessor
-from .prompts_pat import check_labels, resolve_templates, split_candidate_labels
+from .prompts_pat import BACKGROUND, check_labels, resolve_templates, split_candidate_labels
 
-BACKGROUND = "background"
 NOT_STREAMS = (str, dict, list, Image.Image, np.ndarray, torch.Tensor, Dataset)
 
 

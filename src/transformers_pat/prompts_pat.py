@@ -1,5 +1,8 @@
 """Labels and prompt templates: what the user writes, and the sentences the text tower reads."""
 
+# The class of pixels that belong to no other class, in data sets and as a label that a pipeline adds.
+BACKGROUND = "background"
+
 PROMPT_TEMPLATES = {
     "none": ("{}",),
     # CLIP's README

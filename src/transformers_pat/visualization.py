@@ -14,6 +14,8 @@ FIRST_COLORS = (
 NARROWEST_CANVAS = 320
 MOST_LEGEND_ENTRIES = 30
 SHEET_ASPECT = 1.6
+# Pillow's own font has ASCII only. For other text the first of these that is installed: Linux, macOS, Windows.
+FONTS = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf")
 PAPER, INK, FAINT = (255, 255, 255), (30, 30, 30), (110, 110, 110)
 
 
@@ -22,8 +24,8 @@ def palette(num_labels: int) -> np.ndarray:
     """
     A fixed palette: label `i` has the same colour whatever the number of labels.
 
-    Each colour after the first twelve is the one farthest, to the eye (Oklab), from all before it. There are some
-    3000; beyond, they repeat.
+    Each colour after the first twelve is perceptually the farthest from all before it (distance in Oklab). About 3000
+    colours are distinct; after that they repeat.
 
     Returns:
         (num_labels, 3) uint8.
@@ -48,7 +50,7 @@ def palette(num_labels: int) -> np.ndarray:
 
 
 def _oklab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB (..., 3) from 0 to 255 to Oklab, where distance is near what the eye sees."""
+    """Convert sRGB (..., 3), 0 to 255, to Oklab, where distance is close to perceived difference."""
     values = np.asarray(rgb) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     to_cones = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
@@ -58,7 +60,7 @@ def _oklab(rgb: np.ndarray) -> np.ndarray:
 
 def colorize(label_map: np.ndarray, num_labels: int) -> Image.Image:
     """
-    A label map in colours.
+    Colour a label map.
 
     Args:
         label_map: (H, W) integers from 0 to `num_labels` - 1; numpy array or CPU tensor.
@@ -75,13 +77,13 @@ def colorize(label_map: np.ndarray, num_labels: int) -> Image.Image:
 
 def overlay(image: Image.Image, label_map: np.ndarray, labels: Sequence[str], opacity: float = 0.5) -> Image.Image:
     """
-    The photo under translucent masks with thin outlines, and below it a legend: label and share of the picture.
+    Draw translucent masks with thin outlines over a photo, and below it a legend of labels and their shares.
 
     Args:
         image: The photo, any mode.
         label_map: (H, W) integers from 0 to len(labels) - 1, of the photo's size; numpy array or CPU tensor.
-        labels: Names, in the order of the ids. Those that occur are in the legend, the 30 largest at most.
-        opacity: Of the masks, from 0 (photo alone) to 1 (masks alone).
+        labels: Names in the order of the ids. The legend has those that occur, at most the 30 largest.
+        opacity: Opacity of the masks, from 0 (only the photo) to 1 (only masks).
 
     Returns:
         RGB image, as wide as the photo (at least 320 pixels) and as much higher as the legend needs.
@@ -112,11 +114,11 @@ def reconstruction_sheet(
     original: Image.Image, reconstructions: Sequence[Image.Image], captions: Sequence[str] | None = None
 ) -> Image.Image:
     """
-    The original beside its reconstructions, each with a caption, in a grid about as wide as a screen.
+    Draw a photo and its reconstructions in a grid of a screen's shape, each with a caption.
 
     Args:
         original: The photo.
-        reconstructions: From 1, 2, ... levels of codes; any size, shown at the original's.
+        reconstructions: Pictures decoded from 1, 2, ... levels of codes, resized to the photo's size.
         captions: One per reconstruction; by default the number of levels.
 
     Raises:
@@ -129,7 +131,7 @@ def reconstruction_sheet(
     pictures = [to_rgb(picture).resize(original.size, Image.Resampling.BICUBIC) for picture in reconstructions]
     cell_width = max(original.width, NARROWEST_CANVAS // 2)
     unit = min(_unit(*original.size), cell_width / 10)
-    font, gap = ImageFont.load_default(size=unit), max(2, round(unit / 2))
+    font, gap = _load_font(unit, captions), max(2, round(unit / 2))
     cell_height = original.height + round(unit * 1.8)
     count = len(pictures) + 1
     columns = _grid_columns(count, cell_width / cell_height)
@@ -148,10 +150,10 @@ def reconstruction_sheet(
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
     """
-    Rows of pictures, each below its caption.
+    Draw rows of pictures, each below its caption.
 
     Args:
-        rows: Caption and RGB pictures of each row; all pictures are as they are, side by side.
+        rows: Caption and RGB pictures of each row; the pictures are drawn side by side, not resized.
 
     Raises:
         ValueError: If there are no rows.
@@ -159,7 +161,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Im
     if not rows:
         raise ValueError("A contact sheet needs at least one row.")
     unit, gap = 14, 8
-    font, line = ImageFont.load_default(size=unit), unit * 2
+    font, line = _load_font(unit, [caption for caption, _ in rows]), unit * 2
     width = max(sum(picture.width + gap for picture in pictures) for _, pictures in rows) + gap
     heights = [line + max(picture.height for picture in pictures) + gap for _, pictures in rows]
     sheet = Image.new("RGB", (width, sum(heights)), PAPER)
@@ -200,7 +202,7 @@ def _check_map(label_map: np.ndarray, num_labels: int) -> np.ndarray:
 
 
 def _outlines(ids: np.ndarray, thickness: int) -> np.ndarray:
-    """Boolean (H, W): the pixels within `thickness` of the right or lower border of a segment."""
+    """Whether each pixel is within `thickness` of the right or lower border of a region: (H, W) bool."""
     outlines = np.zeros(ids.shape, dtype=bool)
     for shift in range(1, thickness + 1):
         outlines[shift:] |= ids[shift:] != ids[:-shift]
@@ -209,12 +211,21 @@ def _outlines(ids: np.ndarray, thickness: int) -> np.ndarray:
 
 
 def _unit(width: int, height: int) -> float:
-    """Font size that reads well on a picture of this size: about 1/32 of its side, at least 12 pixels."""
+    """Font size for a picture of this size: about 1/32 of its side, at least 12 pixels."""
     return max(12.0, (width * height) ** 0.5 / 32)
 
 
+def _load_font(size: float, texts: Sequence[str]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    for name in () if all(map(str.isascii, texts)) else FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:  # not installed
+            continue
+    return ImageFont.load_default(size)
+
+
 def _grid_columns(count: int, aspect: float) -> int:
-    """Columns of a grid of `count` cells, each `aspect` times as wide as high, that comes nearest a screen's shape."""
+    """Columns of a grid of `count` cells, `aspect` times as wide as high, whose shape is nearest to a screen's."""
     return min(range(1, count + 1), key=lambda columns: abs(columns * aspect / -(-count // columns) - SHEET_ASPECT))
 
 
@@ -222,7 +233,7 @@ def _with_legend(picture: Image.Image, entries: list[tuple[str, str, tuple[int, 
     """Add a strip with a swatch, a name and a share per entry, wrapped into rows."""
     width = max(picture.width, NARROWEST_CANVAS)
     unit = min(_unit(*picture.size), width / 20)
-    font, line = ImageFont.load_default(size=unit), unit * 1.7
+    font, line = _load_font(unit, [name for name, _, _ in entries]), unit * 1.7
     placed, left, row = [], unit / 2, 0
     for name, share, color in entries:
         name = _shorten(name, font, width - unit * 3 - font.getlength("  " + share))

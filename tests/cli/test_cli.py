@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.utils import logging
 from typer.testing import CliRunner
 
 from transformers_pat import PatForSemanticSegmentation, PatModel, PatProcessor
@@ -212,3 +213,12 @@ def test_folder_that_cannot_be_made(run):
 def test_help_and_version(arguments, text):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0 and text in done.output
+
+
+def test_progress_bars_are_afterwards_as_before(run):
+    logging.enable_progress_bar()
+    try:
+        assert run("reconstruct", PHOTO).exit_code == 0
+        assert logging.is_progress_bar_enabled()
+    finally:
+        logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""The benchmarks' readers and `prepare_data.py`, on miniatures of the official layouts."""
+"""The benchmarks' readers and `transformers-pat check-data`, on miniatures of the official layouts."""
 
 import sys
 from dataclasses import replace
@@ -182,7 +182,7 @@ def test_a_missing_mask_is_an_error_or_left_out(name, tmp_path):
     dataset = open_benchmark(name, tmp_path)
     mask = dataset._path(dataset.benchmark.mask, dataset.stems[0])
     mask.unlink()
-    with pytest.raises(ValueError, match=f"{mask.name}' is missing; see python examples/prepare_data.py {name} "):
+    with pytest.raises(ValueError, match=f"{mask.name}' is missing; see transformers-pat check-data {name} "):
         open_benchmark(name, tmp_path)
     lenient = open_benchmark(name, tmp_path, strict=False)
     assert lenient.stems == dataset.stems[1:] and len(lenient.missing) == 1 and mask.name in lenient.missing[0]
@@ -194,7 +194,7 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="ADE20K-150 has no split 'test', only train, val"):
         open_benchmark("ade20k_150", tmp_path, "test")
     for name in BENCHMARKS:
-        with pytest.raises(ValueError, match=f"is missing; see python examples/prepare_data.py {name} .* --split val"):
+        with pytest.raises(ValueError, match=f"is missing; see transformers-pat check-data {name} .* --split val"):
             open_benchmark(name, tmp_path, strict=False)
     (tmp_path / "ADEChallengeData2016" / "images" / "validation").mkdir(parents=True)
     with pytest.raises(ValueError, match="no photo with a mask in"):
@@ -232,49 +232,48 @@ def test_a_data_source_opens_a_benchmark(tmp_path):
 
 
 @pytest.fixture
-def prepare_data(monkeypatch):
-    """`prepare_data.py` in this process, with benchmarks that expect as few photos as the miniatures have."""
-    script = check_data
+def check_download(monkeypatch):
+    """`transformers-pat check-data` in this process, with benchmarks that expect two photos."""
     for name, benchmark in BENCHMARKS.items():
         few = {split: (folder, 2) for split, (folder, _) in benchmark.splits.items()}
         monkeypatch.setitem(BENCHMARKS, name, replace(benchmark, splits=few))
 
     def run(*arguments):
-        return CliRunner().invoke(script.app, [str(argument) for argument in arguments])
+        return CliRunner().invoke(check_data.app, [str(argument) for argument in arguments])
 
     return run
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_prepare_data_says_ready_or_what_is_missing(prepare_data, name, tmp_path):
-    nothing = prepare_data(name, tmp_path)
+def test_check_download_says_ready_or_what_is_missing(check_download, name, tmp_path):
+    nothing = check_download(name, tmp_path)
     assert nothing.exit_code == 1 and not nothing.output.endswith("ready\n")
     for part in BENCHMARKS[name].downloads:
         assert part.where in nothing.output
 
     WRITERS[name](tmp_path)
-    complete = prepare_data(name, tmp_path, "--all")
+    complete = check_download(name, tmp_path, "--all")
     assert complete.exit_code == 0, complete.output
     assert "2 of 2 photos with masks" in complete.output and complete.output.endswith("ready\n")
 
     dataset = open_benchmark(name, tmp_path)
     mask = dataset._path(dataset.benchmark.mask, dataset.stems[0])
     mask.write_bytes(b"damaged")
-    damaged = prepare_data(name, tmp_path)
+    damaged = check_download(name, tmp_path)
     assert damaged.exit_code == 1 and "can't be read" in damaged.output
     mask.unlink()
-    incomplete = prepare_data(name, tmp_path)
+    incomplete = check_download(name, tmp_path)
     assert incomplete.exit_code == 1 and mask.name in incomplete.output
     assert "incomplete: 1 of 2 photos" in incomplete.output
 
 
-def test_prepare_data_lists_the_benchmarks_and_refuses_others(prepare_data, tmp_path):
-    listed = prepare_data("--list")
+def test_check_download_lists_the_benchmarks_and_refuses_others(check_download, tmp_path):
+    listed = check_download("--list")
     assert listed.exit_code == 0 and all(name in listed.output for name in BENCHMARKS)
     for arguments, message in (
         (("ade", tmp_path), "no benchmark 'ade'"),
         (("ade20k_150",), "expected NAME and ROOT"),
         (("ade20k_150", tmp_path, "--split", "test"), "no split 'test'"),
     ):
-        result = prepare_data(*arguments)
+        result = check_download(*arguments)
         assert isinstance(result.exception, ValueError) and message in str(result.exception)

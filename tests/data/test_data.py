@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from transformers_pat.data.base import FolderDataset
+from transformers_pat.data import FolderDataset
 
 from ..support.data import write_set
 
@@ -66,3 +66,30 @@ def test_a_mask_that_does_not_fit_is_named(folder):
         FolderDataset(folder, "train")[0]
     with pytest.raises(ValueError, match="no split 'val'"):
         FolderDataset(folder, "val")
+
+
+def test_split_and_class_files_may_start_with_a_byte_order_mark(folder):
+    for path in (folder / "classes.txt", folder / "splits" / "train.txt"):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    dataset = FolderDataset(folder, "train", strict=False)
+    assert dataset.names == ["car", "tree"] and dataset.missing == []
+    assert [sample.file_name for sample in dataset] == ["p0.jpg", "p1.jpg"]
+
+
+def test_a_split_may_name_files(folder):
+    (folder / "splits" / "train.txt").write_text("p1.jpg\np0.JPG\n")
+    assert [sample.file_name for sample in FolderDataset(folder, "train")] == ["p1.jpg", "p0.jpg"]
+
+
+def test_the_suffix_of_masks_may_be_in_capitals(folder):
+    for mask in (folder / "masks").iterdir():
+        mask.rename(mask.with_suffix(".PNG"))
+    assert set(np.unique(FolderDataset(folder, "train")[0].labels)) == {0, 255}
+
+
+def test_without_any_mask_the_message_has_the_path_that_was_looked_for(folder):
+    for mask in (folder / "masks").iterdir():
+        mask.rename(mask.with_stem(f"{mask.stem}_mask"))
+    expected = f"no photo with a mask in split 'train' .*'p0.jpg' has no mask '{folder / 'masks' / 'p0.png'}'"
+    with pytest.raises(ValueError, match=expected):
+        FolderDataset(folder, "train", strict=False)

@@ -1,6 +1,7 @@
-"""`evaluate.py` and the evaluation behind it, with a tiny checkpoint."""
+"""`transformers-pat evaluate` and the evaluation behind it, with a tiny checkpoint."""
 
 import csv
+import functools
 import json
 import os
 import subprocess
@@ -15,8 +16,10 @@ from PIL import Image
 from transformers_pat import PatForSemanticSegmentation, PatProcessor
 from transformers_pat.cli import evaluate as evaluate_command
 from transformers_pat.cli.arguments import run_script
-from transformers_pat.data.base import FolderDataset
-from transformers_pat.evaluation.evaluator import ClassSegmenter, evaluate_dataset, near_boundary
+from transformers_pat.data import FolderDataset
+from transformers_pat.evaluation import evaluate_dataset
+from transformers_pat.evaluation.metrics import near_boundary
+from transformers_pat.evaluation.predictors import ClassPredictor
 from transformers_pat.outputs_pat import PatSegmentationOutput
 
 from ..support.data import stripes, write_set
@@ -47,12 +50,11 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def evaluate(checkpoint, monkeypatch):
-    """Function that runs the script's `main` with these arguments."""
+def evaluate(checkpoint):
+    """Function that runs the command with these arguments."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--model", str(checkpoint), *map(str, arguments)])
-        run_script(evaluate_command.main)
+        run_script(lambda: evaluate_command.main(["--model", str(checkpoint), *map(str, arguments)]))
 
     return run
 
@@ -82,7 +84,11 @@ def test_what_is_written(evaluate, data, tmp_path, capsys):
     assert "the default" in printed and "absent" in printed and "automobile" in printed
     results = read_results(tmp_path)
     toy = results["data"]["toy val"]
-    assert "the default" in results["mean_iou"] and results["versions"]["torch"] and "--data" in results["command"]
+    assert "the default" in results["mean_iou"] and results["versions"]["torch"] and results["machine"]["threads"]
+    assert results["command"].startswith("transformers-pat evaluate --model") and "--data" in results["command"]
+    document = (tmp_path / "results.md").read_text()
+    assert f"| toy val | 5 | {toy['mean_iou']:.3f} |" in document
+    assert results["command"] in document and results["versions"]["transformers"] in document
     ious = {row["name"]: row["iou"] for row in toy["classes"]}
     truly = [ious[name] for name in ("road", "car;automobile", "tree")]
     assert toy["mean_iou"] == pytest.approx(sum(truly) / 3)
@@ -103,10 +109,10 @@ def test_each_photo_is_scored_alone(loaded, data):
     model, processor = loaded
     dataset = FolderDataset(data, "val")
     result = evaluate_dataset(model, processor, dataset, progress=False, workers=0)
-    segmenter = ClassSegmenter(model, processor, dataset)
+    predictor = ClassPredictor(model, processor, dataset)
     for photo, sample in list(zip(result.photos, dataset, strict=True))[:4]:
         pixel_values = processor(images=[sample.image], return_tensors="pt").pixel_values
-        prediction = segmenter(pixel_values, sample.labels.shape).numpy()[sample.labels != 255]
+        prediction = predictor(pixel_values, sample.labels.shape).numpy()[sample.labels != 255]
         labels = sample.labels[sample.labels != 255]
         ious = [
             ((prediction == c) & (labels == c)).sum() / ((prediction == c) | (labels == c)).sum() for c in range(3)
@@ -137,22 +143,20 @@ class Mapped(FolderDataset):
 def test_a_prompt_counts_for_the_class_it_stands_for(loaded, data):
     model, processor = loaded
     dataset = Mapped(data, "val")
-    segmenter = ClassSegmenter(model, processor, dataset)
-    pixel_values = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    # The last word wins everywhere.
-    segmenter.segment = lambda model, pixels, embeds: _constant_logits([0, 0, 0, 0, 9])
-    assert (segmenter(pixel_values, (8, 9)) == 3).all()
-    segmenter.segment = lambda model, pixels, embeds: _constant_logits([0, 0, 9, 0, 0])
-    assert (segmenter(pixel_values, (8, 9)) == 2).all()
+    for values, expected in (([0, 0, 0, 0, 9], 3), ([0, 0, 9, 0, 0], 2)):
+        source = functools.partial(_constant_logits, values)
+        predictor = ClassPredictor(model, processor, dataset, source=source)
+        assert (predictor(torch.zeros(1, 3, 64, 64), (8, 9)) == expected).all()
 
 
-def _constant_logits(values):
+def _constant_logits(values, model, pixel_values, text_embeds):
     return PatSegmentationOutput(logits=torch.tensor(values, dtype=torch.float).view(1, -1, 1, 1).expand(1, -1, 4, 4))
 
 
-def test_codes_and_floor_differ_from_pixels(evaluate, data, tmp_path):
+def test_codes_and_training_free_differ_from_pixels(evaluate, data, tmp_path):
     figures = {}
-    for name, flags in {"pixels": [], "codes": ["--codes-only"], "floor": ["--floor"]}.items():
+    flags_of = {"pixels": [], "codes": ["--codes-only"], "training_free": ["--training_free"]}
+    for name, flags in flags_of.items():
         evaluate("--data", f"{data}:val", "--output", tmp_path / name, "--workers", 0, *flags)
         results = read_results(tmp_path / name)
         assert results["source"] == name
@@ -160,13 +164,15 @@ def test_codes_and_floor_differ_from_pixels(evaluate, data, tmp_path):
     assert figures["codes"] != figures["pixels"]
     model = PatForSemanticSegmentation.from_pretrained(results["model"]).eval()
     processor = PatProcessor.from_pretrained(results["model"])
-    torch.nn.init.constant_(model.segmenter.vote.gate.weight, 3.0)  # nothing that was trained may reach the floor
-    floor = evaluate_dataset(
-        model, processor, FolderDataset(data, "val"), source="floor", workers=0, progress=False
+    torch.nn.init.constant_(model.segmenter.vote.gate.weight, 3.0)  # nothing that was trained may count
+    baseline = evaluate_dataset(
+        model, processor, FolderDataset(data, "val"), source="training_free", workers=0, progress=False
     ).metric
-    assert [iou for iou in floor.compute()["per_class_iou"] if iou == iou] == [
-        row["iou"] for row in figures["floor"] if row["iou"] is not None
+    assert [iou for iou in baseline.compute()["per_class_iou"] if iou == iou] == [
+        row["iou"] for row in figures["training_free"] if row["iou"] is not None
     ]
+    evaluate("--data", f"{data}:val", "--output", tmp_path / "alias", "--workers", 0, "--floor")
+    assert read_results(tmp_path / "alias")["data"] == read_results(tmp_path / "training_free")["data"]
 
 
 def test_seen_and_unseen(evaluate, data, tmp_path):
@@ -202,8 +208,8 @@ def test_synonyms_are_asked_instead(evaluate, data, tmp_path):
         (["--data", "{data}:train"], "no split 'train' (found: val)"),
         (["--data", "{data}:val", "{data}:val"], "same name"),
         (["--data", "{data}:val", "--seen", "cocoo"], "neither a file nor one of"),
-        (["--data", "{data}:val", "--floor", "--codes_only"], "exclude each other"),
-        (["--data", "{data}:val", "--model", "no/such/model"], "no folder with a checkpoint"),
+        (["--data", "{data}:val", "--training_free", "--codes_only"], "exclude each other"),
+        (["--data", "{data}:val", "--model", "no/such/model"], "no model no/such/model"),
         (["--benchmark", "ade20k_150"], "--root"),
         (["--benchmark", "ade20k", "--root", "."], "there are ade20k_150"),
     ],

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from recipes.pat_nano.evidence.ablation import verdict
-from recipes.pat_nano.evidence.figures import MEASURED, table
 from recipes.pat_nano.evidence.tokens import cell_labels, compress, mean_average_precision, mutual_information
+from recipes.pat_nano.splits import MEASURED
 
 from ..support.data import stripes, write_set
 
@@ -59,10 +59,6 @@ def test_verdict(tmp_path, pat, unseen, holds):
             held_out = {"unseen": {"mean_iou": unseen if variant == "pat" else 0.5}}
             write_results(tmp_path / f"{variant}_held_out_{seed}", [held_out] * 3)
     assert ("**holds**" in verdict(tmp_path)) == holds
-
-
-def test_table():
-    assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
 
 def test_mean_average_precision():

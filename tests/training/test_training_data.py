@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_pat.data.base import BadSampleError, FolderDataset
+from transformers_pat.data import BadSampleError, FolderDataset
 from transformers_pat.data.source import DataSource, read_source
 from transformers_pat.training.augmentation import TrainingView
 from transformers_pat.training.batches import TrainingBatches, VocabularySampler, renumber

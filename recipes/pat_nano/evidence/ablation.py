@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .figures import MEASURED, table
+from transformers_pat.evaluation.report import markdown_table as table
+
+from ..splits import MEASURED
 
 ROWS = {
-    "floor: CLIP's patch embeddings, nothing trained": ("pat", "floor"),
+    "training-free baseline: CLIP's patch embeddings": ("pat", "floor"),
     "baseline: `token_guidance=False`": ("baseline", "pixels"),
     "**PAT**": ("pat", "pixels"),
     "one level, stride 8": ("one_level", "pixels"),

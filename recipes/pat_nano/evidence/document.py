@@ -13,9 +13,10 @@ from pathlib import Path
 
 from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
 from transformers_pat.cli.arguments import parse_arguments
+from transformers_pat.evaluation.tokens import TokenMetric
 
+from ..splits import measured_sets
 from . import ablation, masks, pictures, tokens
-from .figures import measured_sets
 
 ROOT = Path(__file__).parents[3]
 TEMPLATE = Path(__file__).with_name("evidence.md.in")
@@ -42,11 +43,15 @@ def trainings(args: EvidenceConfig) -> dict[str, str]:
 
 def tokens_alone(args: EvidenceConfig) -> dict[str, str]:
     model, processor, datasets = opened(args)
-    photos = {name: tokens.read_photos(model.pat, processor, dataset) for name, dataset in datasets.items()}
+    metrics = {name: TokenMetric(model.config.codebook_sizes) for name in (*datasets, "all")}
+    photos = {
+        name: tokens.read_photos(model.pat, processor, dataset, metrics[name], metrics["all"])
+        for name, dataset in datasets.items()
+    }
     text_embeds = {name: model.get_text_embeds(dataset.names, processor) for name, dataset in datasets.items()}
     pictures.draw(model.pat, processor, Path(args.output).parent / "images")
     return {
-        "USE": tokens.use_table(model, photos),
+        "USE": tokens.use_table(metrics),
         "QUALITY": tokens.quality_table(photos),
         "RECOGNITION": tokens.recognition_table(photos, text_embeds),
         "PURITY": tokens.purity_table(model, photos, {name: dataset.names for name, dataset in datasets.items()}),

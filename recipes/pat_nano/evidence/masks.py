@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from transformers_pat.data.base import FolderDataset, SegmentationDataset
-from transformers_pat.evaluation.evaluator import evaluate_dataset, from_codes
+from transformers_pat.data import FolderDataset, SegmentationDataset
+from transformers_pat.evaluation import evaluate_dataset
+from transformers_pat.evaluation.predictors import from_codes
+from transformers_pat.evaluation.report import markdown_table as table
 
-from .figures import Altered, mean_iou, table
+from .figures import Altered, mean_iou
 
 SYNONYMS = Path(__file__).parents[1] / "held_out_synonyms.json"
 # Fifty things that the measured sets have no class for, and that photos of streets, farms and rooms hardly show.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from transformers_pat.inference import reconstruct, to_image
+from transformers_pat.reconstruction import reconstruct, to_image
 from transformers_pat.visualization import contact_sheet, reconstruction_sheet
 
 PHOTOS = Path(__file__).parents[3] / "examples" / "photos"

@@ -1,7 +1,6 @@
 """What the tokens hold: use of the codes, pixels by level beside JPEG and WebP, meaning of the codes."""
 
 import io
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +9,10 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
-from transformers_pat.codebook_pat import code_statistics
-from transformers_pat.data.base import IGNORE_INDEX, FolderDataset
-from transformers_pat.inference import psnr, to_image
-
-from .figures import table
+from transformers_pat.data import IGNORE_INDEX, FolderDataset
+from transformers_pat.evaluation.report import markdown_table as table
+from transformers_pat.evaluation.tokens import TokenMetric
+from transformers_pat.reconstruction import psnr, reconstruct
 
 # Nothing but codes is stored, so a codec may shrink the photo first when its coarsest quality is still too large.
 CODEC_SCALES = (1.0, 0.7, 0.5, 0.35)
@@ -31,42 +29,28 @@ class Photo:
     code_embeds: torch.Tensor
     quality: list[tuple[float, float]]  # PSNR and SSIM by number of levels
     codecs: dict[str, tuple[float, float] | None]
-    pixels: int
 
 
 @torch.no_grad()
-def read_photos(model, processor, dataset: FolderDataset) -> list[Photo]:
-    """Encode, decode and compare every photo, at the model's own size."""
-    return [_read_photo(model, processor, sample) for sample in tqdm(dataset, desc="tokens")]
+def read_photos(model, processor, dataset: FolderDataset, *metrics: TokenMetric) -> list[Photo]:
+    """Encode, decode and compare every photo, at the model's own size; count it in all `metrics`."""
+    return [_read_photo(model, processor, sample, metrics) for sample in tqdm(dataset, desc="tokens")]
 
 
-def _read_photo(model, processor, sample) -> Photo:
+def _read_photo(model, processor, sample, metrics: tuple[TokenMetric, ...]) -> Photo:
+    original, levels = reconstruct(model, processor, sample.image)
+    for metric in metrics:
+        metric.update(levels)
     pixel_values = processor(images=[sample.image], return_tensors="pt").pixel_values
-    size = tuple(pixel_values.shape[-2:])
-    features = model.extract_features(pixel_values, with_image_embeds=True)
-    codes = model.tokenize(features).codes
-    original = to_image(pixel_values[0], processor)
-    decoded = [
-        to_image(model.decode(codes, num_levels=levels, output_size=size)[0], processor)
-        for levels in range(1, len(codes) + 1)
-    ]
-    budget = (
-        sum(level.numel() * _bits(size) for level, size in zip(codes, model.config.codebook_sizes, strict=True)) / 8
-    )
+    budget = levels[-1].bits_per_pixel * original.width * original.height / 8
     return Photo(
-        codes=[level[0].numpy() for level in codes],
+        codes=[level.codes.numpy() for level in levels],
         labels=sample.labels,
-        image_embeds=features.image_embeds[0],
-        code_embeds=model.get_image_embeds(codes)[0],
-        quality=[compare(original, picture) for picture in decoded],
+        image_embeds=model.extract_features(pixel_values, with_image_embeds=True).image_embeds[0],
+        code_embeds=model.get_image_embeds([level.codes[None] for level in levels])[0],
+        quality=[compare(original, level.image) for level in levels],
         codecs={codec: compress(original, codec, budget) for codec in ("JPEG", "WEBP")},
-        pixels=size[0] * size[1],
     )
-
-
-def _bits(codebook_size: int) -> int:
-    """Bits of one code without entropy coding."""
-    return math.ceil(math.log2(codebook_size))
 
 
 def compare(original: Image.Image, other: Image.Image) -> tuple[float, float]:
@@ -96,18 +80,17 @@ def compress(original: Image.Image, codec: str, budget: float) -> tuple[float, f
     return max(results, default=None)
 
 
-def use_table(model, photos: dict[str, list[Photo]]) -> str:
-    """Usage, perplexity and bits per pixel of every level, in each set and in all together."""
-    together = {"all": [photo for read in photos.values() for photo in read]}
-    rows = []
-    for name, read in (photos | together).items():
-        for level, size in enumerate(model.config.codebook_sizes):
-            counts = np.bincount(np.concatenate([photo.codes[level].ravel() for photo in read]), minlength=size)
-            used, perplexity = code_statistics(torch.from_numpy(counts))
-            bits = counts.sum() * _bits(size) / sum(photo.pixels for photo in read)
-            cells = (f"{used:.1%}", f"{perplexity:.0f}", f"{bits:.4f}")
-            rows.append((name, f"{level + 1}", f"{size}", *cells))
-    return table(("set", "level", "codes", "used", "perplexity", "bits per pixel"), rows)
+def use_table(metrics: dict[str, TokenMetric]) -> str:
+    """Usage and perplexity of every level's codes, and bits per pixel of all levels up to it, in each set."""
+    rows = [
+        (
+            *(name, f"{level.level}", f"{level.codebook_size}"),
+            *(f"{level.usage:.1%}", f"{level.perplexity:.0f}", f"{level.bits_per_pixel:.4f}"),
+        )
+        for name, metric in metrics.items()
+        for level in metric.compute()
+    ]
+    return table(("set", "level", "codes", "used", "perplexity", "bits per pixel up to here"), rows)
 
 
 def quality_table(photos: dict[str, list[Photo]]) -> str:

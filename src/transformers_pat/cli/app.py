@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from ..inference import Reconstruction, Region
+    from ..reconstruction import Reconstruction
+    from .photos import Region
 
 # torch and transformers are imported inside the commands: --help should not wait for them.
 
@@ -84,7 +85,7 @@ def segment(
     jobs = plan_jobs(images, output, ("_overlay.png", "_labels.png", ".json"))
     if labels is not None and not labels.strip(", "):
         fail('no labels: give some, for instance --labels "road, car, tree"')
-    from ..inference import Segmenter
+    from .photos import Segmenter
 
     segmenter = load(lambda: Segmenter(model, labels, background, templates, window))
     make_folder(output)
@@ -108,7 +109,7 @@ def reconstruct(images: Images, model: ModelName = PAT_NANO, output: OutputFolde
     Photos are scaled to the model's size first; PSNR and bits per pixel are at that size.
     """
     jobs = plan_jobs(images, output, ("_reconstruction.png",))
-    from ..inference import Reconstructor
+    from .photos import Reconstructor
 
     reconstructor = load(lambda: Reconstructor(model))
     make_folder(output)

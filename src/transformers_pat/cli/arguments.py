@@ -20,13 +20,14 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
         return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
 
-def parse_arguments(config_class: type, description: str | None) -> Any:
+def parse_arguments(config_class: type, description: str | None, argv: list[str] | None = None) -> Any:
     """
     Flags over the values of a `--config` file (YAML) over the defaults.
 
     Args:
         config_class: Dataclass whose fields are the flags.
         description: For `--help`.
+        argv: The arguments; those of the process by default.
 
     Returns:
         An instance of `config_class`. Ends the program with one line on a typo, a missing value or file.
@@ -39,7 +40,7 @@ def parse_arguments(config_class: type, description: str | None) -> Any:
         allow_abbrev=False,
     )
     parser.add_argument("--config", help="YAML file with any of these values; flags win over it.")
-    argv = sys.argv[1:]
+    argv = sys.argv[1:] if argv is None else argv
     config_finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     config_finder.add_argument("--config")
     if path := config_finder.parse_known_args(argv)[0].config:

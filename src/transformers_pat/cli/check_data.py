@@ -1,4 +1,4 @@
-"""Checks the download of a benchmark, and says what is missing and where it is had."""
+"""`transformers-pat check-data`: check the download of a benchmark; say what is missing and where to get it."""
 
 import sys
 from pathlib import Path
@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from transformers_pat.data.base import BadSampleError
-from transformers_pat.data.benchmark import Benchmark, BenchmarkDataset, index_ids
-from transformers_pat.data.catalogue import BENCHMARKS, find_benchmark
+from ..data.base import BadSampleError
+from ..data.benchmark import Benchmark, BenchmarkDataset, index_ids
+from ..data.catalogue import BENCHMARKS, find_benchmark
 
 SAMPLES = 10
 SHOWN = 5
@@ -28,18 +28,19 @@ def check(
     show_list: Annotated[bool, typer.Option("--list", help="List the benchmarks.")] = False,
 ) -> None:
     """
-    Check the download of a benchmark, and say what is missing and where it is had.
+    Check the download of a benchmark, and say what is missing and where to get it.
 
     Nothing is downloaded, converted or written. Ends with exit code 0 and "ready", or with 1.
 
-        python examples/prepare_data.py --list
+        transformers-pat check-data --list
 
-        python examples/prepare_data.py ade20k_150 ../data
+        transformers-pat check-data ade20k_150 ../data
 
-        python examples/prepare_data.py coco_stuff_171 ../coco --split train --all
+        transformers-pat check-data coco_stuff_171 ../coco --split train --all
     """
     if show_list:
-        return Console().print(list_benchmarks())
+        Console().print(list_benchmarks())
+        return
     if name is None or root is None:
         raise ValueError("expected NAME and ROOT, or --list")
     benchmark = find_benchmark(name)
@@ -55,6 +56,7 @@ def check(
 
 
 def list_benchmarks() -> Table:
+    """The benchmarks with their number of classes and photos."""
     table = Table("name", "benchmark", "classes", "train photos", "val photos")
     for benchmark in BENCHMARKS.values():
         names, _ = index_ids(benchmark)
@@ -64,7 +66,7 @@ def list_benchmarks() -> Table:
 
 
 def find_missing_parts(benchmark: Benchmark, root: Path, split: str) -> list[str]:
-    """One line for each part of the download that is not there."""
+    """One line for each part of the download that is missing, with the page to get it from."""
     folder = benchmark.folder(split)
     parts = [(root / part.path.format(split=folder), part) for part in benchmark.downloads]
     return [
@@ -75,7 +77,7 @@ def find_missing_parts(benchmark: Benchmark, root: Path, split: str) -> list[str
 
 
 def find_missing_files(dataset: BenchmarkDataset) -> list[str]:
-    """The first missing files, and a line if there are fewer photos than there should be."""
+    """The first missing files, and a line if the number of photos is not the benchmark's."""
     expected = dataset.benchmark.splits[dataset.split][1]
     say(f"{dataset.benchmark.title} {dataset.split}: {len(dataset):,} of {expected:,} photos with masks")
     problems = shorten(dataset.missing)
@@ -97,6 +99,7 @@ def find_bad_samples(dataset: BenchmarkDataset, every: bool) -> list[str]:
 
 
 def shorten(problems: list[str]) -> list[str]:
+    """The first problems, and a line with the number of the others."""
     more = len(problems) - SHOWN
     return problems[:SHOWN] + ([f"... and {more:,} more like that"] if more > 0 else [])
 
@@ -106,8 +109,9 @@ def say(line: str) -> None:
     Console().print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    """Run the command with these arguments or the process's; a user's mistake ends in one line."""
     try:
-        app()
+        app(argv)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {str(error).splitlines()[0]}")

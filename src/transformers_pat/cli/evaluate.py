@@ -1,49 +1,38 @@
-"""Mean IoU of a checkpoint on photos with masks. docs/evaluation.md says what the figures mean.
-
-python examples/evaluate.py --model CHECKPOINT --benchmark ade20k_150 --root ../downloads --output results
-python examples/evaluate.py --data ../data/camvid:val ../data/msrc_v2:test --synonyms WORDS.json
-torchrun --standalone --nproc_per_node 2 examples/evaluate.py ...
-"""
+"""`transformers-pat evaluate`: options and order of work. `transformers_pat.evaluation` does it."""
 
 import csv
 import json
-import math
-import platform
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import transformers
-from accelerate import Accelerator
 from rich.console import Console
-from rich.table import Table
 
-import transformers_pat
-from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
-from transformers_pat.cli.arguments import parse_arguments
-from transformers_pat.data.base import SegmentationDataset, read_classes
-from transformers_pat.data.benchmark import read_class_list
-from transformers_pat.data.catalogue import BENCHMARKS
-from transformers_pat.data.source import DataSource, read_source
-from transformers_pat.evaluation.evaluator import ClassSegmenter, Evaluation, draw_worst, evaluate_dataset
+from .. import PAT_NANO, PatForSemanticSegmentation
+from ..data import BENCHMARKS, DataSource, SegmentationDataset, read_source
+from ..data.base import read_classes
+from ..data.benchmark import read_class_list
+from ..evaluation import report
+from ..evaluation.evaluator import evaluate_dataset
+from ..evaluation.predictors import ClassPredictor, Source
+from .arguments import parse_arguments
+from .photos import load_checkpoint
 
-DESCRIPTION = """Segment photos by the class names of their data set, and compare with the masks. The default figure,
-"mIoU", is the mean over the classes that occur in the ground truth; "mIoU, absent as 0" also counts, as 0, those that
-are only predicted. docs/evaluation.md explains both."""
-SHOWN = {
-    "mean_iou": "mIoU",
-    "mean_iou_with_absent": "mIoU, absent as 0",
-    "frequency_weighted_iou": "weighted IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "boundary_mean_iou": "boundary mIoU",
-}
-FIGURES = (*SHOWN, "mean_accuracy")
-WORST_PHOTOS = 12
+DESCRIPTION = """Segment photos by the class names of their data set, and compare with the masks. The default score,
+"mIoU", is the mean over the classes that occur in the ground truth; "mIoU, absent as 0" also counts, as 0, classes
+that are predicted but never true. docs/evaluation.md explains both.
+
+  transformers-pat evaluate --data ../data/camvid:val ../data/msrc_v2:test --output results
+  transformers-pat evaluate --model CHECKPOINT --benchmark ade20k_150 --root ../downloads
+  torchrun --standalone --nproc_per_node 2 -m transformers_pat.cli evaluate ..."""
 
 
 @dataclass
 class EvaluateConfig:
+    """Options of the command."""
+
     model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint: a folder or a Hub name."})
     data: list[str] = field(
         default_factory=list, metadata={"help": "Data sets: FOLDER:SPLIT, or fields of DataSource as JSON."}
@@ -52,40 +41,52 @@ class EvaluateConfig:
         default_factory=list, metadata={"help": f"Benchmarks, their split val: {', '.join(BENCHMARKS)}."}
     )
     root: str | None = field(default=None, metadata={"help": "Folder that the benchmarks were unpacked in."})
-    codes_only: bool = field(default=False, metadata={"help": "Segment from the tokens alone."})
-    floor: bool = field(default=False, metadata={"help": "Segment by CLIP's patch embeddings, without any training."})
-    synonyms: str | None = field(default=None, metadata={"help": "JSON: data set -> class name -> word to ask with."})
-    seen: str | None = field(
-        default=None,
-        metadata={"help": "Classes seen in training, for figures of seen and unseen ones: benchmark, .txt or .tsv."},
+    codes_only: bool = field(default=False, metadata={"help": "Segment from the codes alone."})
+    training_free: bool = field(
+        default=False,
+        metadata={"help": "Similarity of CLIP's patches and the labels, nothing trained.", "aliases": ["--floor"]},
     )
-    shortest_edge: int | None = field(default=None, metadata={"help": "Resize to this short side instead."})
+    synonyms: str | None = field(default=None, metadata={"help": "JSON: data set -> class name -> label to use."})
+    seen: str | None = field(
+        default=None, metadata={"help": "Score classes seen in training apart: a benchmark, .txt or .tsv."}
+    )
+    shortest_edge: int | None = field(default=None, metadata={"help": "Resize photos to this short side."})
     per_class: bool = field(default=False, metadata={"help": "Show every class."})
     output: str | None = field(
-        default=None, metadata={"help": "Folder for results.json and, per data set, per_image.csv and worst.png."}
+        default=None,
+        metadata={"help": "Folder for results.json, results.md and, per data set, per_image.csv and worst.png."},
     )
-    workers: int = field(default=1, metadata={"help": "Processes that read photos ahead."})
+    workers: int = field(default=1, metadata={"help": "Worker processes that read photos."})
 
-    def __post_init__(self):
-        if self.codes_only and self.floor:
-            raise ValueError("--codes_only and --floor exclude each other")
+    def __post_init__(self) -> None:
+        if self.codes_only and self.training_free:
+            raise ValueError("--codes_only and --training_free exclude each other")
         if bool(self.benchmark) != bool(self.root):
             raise ValueError("--benchmark and --root, the folder of its download, belong together")
 
     @property
-    def source(self) -> str:
-        return "codes" if self.codes_only else "floor" if self.floor else "pixels"
+    def source(self) -> Source:
+        """Where the logits come from."""
+        return "codes" if self.codes_only else "training_free" if self.training_free else "pixels"
 
 
-def main() -> None:
-    args = parse_arguments(EvaluateConfig, DESCRIPTION)
+def main(argv: list[str] | None = None) -> None:
+    """Run the command with these arguments or the process's; `ValueError` or `OSError` on a user's mistake."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_arguments(EvaluateConfig, DESCRIPTION, argv)
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise ValueError('evaluate needs accelerate: pip install "transformers_pat[train]"') from None
     sources = read_sources(args)
     datasets = {source.name: source.open() for source in sources}
     seen = read_seen(args.seen) if args.seen else None
-    prompts = {source.name: make_prompts(args, source, datasets[source.name]) for source in sources}
-    # Without cpu=True and without a GPU, accelerate takes the processes of torchrun for strangers.
+    prompts = {source.name: read_prompts(args.synonyms, source, datasets[source.name]) for source in sources}
+    model, processor = load_checkpoint(PatForSemanticSegmentation, args.model)
+    if args.shortest_edge:
+        processor.image_processor.size["shortest_edge"] = args.shortest_edge
+    # With torchrun on CPUs, accelerate starts separate runs unless cpu=True.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    model, processor = load(args)
     model.to(accelerator.device)
     results = {}
     for name, dataset in datasets.items():
@@ -93,20 +94,18 @@ def main() -> None:
         evaluation = evaluate_dataset(
             model, processor, dataset, prompts[name], args.source, accelerator, workers=args.workers
         )
-        results[name] = summarize(evaluation, seen)
+        results[name] = report.summarize(evaluation, seen)
         if accelerator.is_main_process and args.output:
-            segmenter = ClassSegmenter(model, processor, dataset, prompts[name], args.source)
-            write_photos(Path(args.output, name.replace(" ", "_")), evaluation, dataset, segmenter)
+            predictor = ClassPredictor(model, processor, dataset, prompts[name], args.source)
+            report.write_photos(Path(args.output, name.replace(" ", "_")), evaluation, dataset, predictor)
     if accelerator.is_main_process:
-        show(args, results)
-        if args.output:
-            write_results(args, results)
+        show(args, argv, results, accelerator.device)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
 def read_sources(args: EvaluateConfig) -> list[DataSource]:
-    """The data sets of the command line."""
+    """The data sets of the command line; `ValueError` if there are none, or two of the same name."""
     sources = [read_source(item) for item in args.data]
     sources += [DataSource(benchmark=name, root=args.root, split="val") for name in args.benchmark]
     names = [source.name for source in sources]
@@ -119,131 +118,50 @@ def read_sources(args: EvaluateConfig) -> list[DataSource]:
     return sources
 
 
-def load(args: EvaluateConfig) -> tuple[PatForSemanticSegmentation, PatProcessor]:
-    """The checkpoint, ready to evaluate."""
-    try:
-        model = PatForSemanticSegmentation.from_pretrained(args.model).eval()
-        processor = PatProcessor.from_pretrained(args.model)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--model: {args.model!r} is no folder with a checkpoint, nor on the Hub: {reason}") from None
-    if args.shortest_edge:
-        processor.image_processor.size["shortest_edge"] = args.shortest_edge
-    return model, processor
-
-
-def make_prompts(args: EvaluateConfig, source: DataSource, dataset: SegmentationDataset) -> list[str]:
-    """The words to ask with: the data set's own, or their synonyms."""
-    if not args.synonyms:
+def read_prompts(synonyms: str | None, source: DataSource, dataset: SegmentationDataset) -> list[str]:
+    """The data set's own prompts, or their replacements from a JSON file."""
+    if not synonyms:
         return dataset.prompts
-    words = json.loads(Path(args.synonyms).read_text(encoding="utf-8")).get(
-        source.name.removesuffix(f" {source.split}"), {}
-    )
-    return [words.get(prompt, prompt) for prompt in dataset.prompts]
+    words = json.loads(Path(synonyms).read_text(encoding="utf-8-sig"))
+    replacements = words.get(source.name.removesuffix(f" {source.split}"), {})
+    return [replacements.get(prompt, prompt) for prompt in dataset.prompts]
 
 
 def read_seen(place: str) -> set[str]:
-    """Names of a benchmark's classes, or of a class list: "id: name" lines, or .tsv with a column "name"."""
+    """Words of a benchmark's class list, or of a file: "id: name" lines, or .tsv with a column "name"."""
     if place in BENCHMARKS:
         names = [row["name"] for row in read_class_list(BENCHMARKS[place].classes)]
     elif not Path(place).is_file():
         raise ValueError(f"--seen: {place!r} is neither a file nor one of {', '.join(BENCHMARKS)}")
     elif place.endswith(".tsv"):
-        with open(place, encoding="utf-8", newline="") as file:
+        with open(place, encoding="utf-8-sig", newline="") as file:
             names = [row.get("name") or "" for row in csv.DictReader(file, delimiter="\t")]
     else:
         names = list(read_classes(place).values())
     if not all(names):
         raise ValueError(f"--seen: {place} has a row without a name; expected a column 'name'")
-    return split_synonyms(";".join(names))
+    return report.split_synonyms(";".join(names))
 
 
-def split_synonyms(name: str) -> set[str]:
-    return {synonym.strip().lower() for synonym in name.split(";")}
-
-
-def summarize(evaluation: Evaluation, seen: set[str] | None) -> dict:
-    """All figures of a data set; a class is seen if any of its synonyms is on the list."""
-    scores = compute(evaluation)
-    keys = ("iou", "accuracy", "pixels")
-    columns = zip(evaluation.names, *(scores[f"per_class_{key}"] for key in keys), strict=True)
-    classes = [dict(zip(("name", *keys), row, strict=True)) for row in columns]
-    summary = {"photos": len(evaluation.photos), **{key: scores[key] for key in FIGURES}, "classes": classes}
-    if seen is not None:
-        for row in classes:
-            row["seen"] = bool(split_synonyms(row["name"]) & seen)
-        for group, wanted in (("seen", True), ("unseen", False)):
-            chosen = [index for index, row in enumerate(classes) if row["seen"] == wanted]
-            group_scores = compute(evaluation, chosen)
-            summary[group] = {"classes": len(chosen), **{key: group_scores[key] for key in FIGURES}}
-    return summary
-
-
-def compute(evaluation: Evaluation, classes: list[int] | None = None) -> dict:
-    """The figures of all or the chosen classes, over all pixels and over those near boundaries."""
-    near = evaluation.boundary_metric.compute(classes)
-    return {**evaluation.metric.compute(classes), "boundary_mean_iou": near["mean_iou"]}
-
-
-def show(args: EvaluateConfig, results: dict) -> None:
-    """A row per data set, and on request one per class."""
-    asked = {"pixels": "from pixels", "codes": "from the tokens alone", "floor": "by CLIP alone"}[args.source]
-    table = Table("data", "photos", *SHOWN.values(), title=f"{Path(args.model).name}, {asked}")
-    table.caption = "mIoU: over classes in the ground truth (the default); boundary: of pixels near one"
-    for name, result in results.items():
-        table.add_row(name, str(result["photos"]), *(f"{result[key]:.3f}" for key in SHOWN))
-        for group in ("seen", "unseen"):
-            if group in result:
-                label = f"  {result[group]['classes']} {group}"
-                table.add_row(label, "", *(f"{result[group][key]:.3f}" for key in SHOWN))
+def show(args: EvaluateConfig, argv: list[str], results: dict[str, dict], device: torch.device) -> None:
+    """Print the tables, and with --output write results.json and results.md."""
+    title = f"{Path(args.model).name}, {report.SOURCES[args.source]}"
     console = Console()
-    console.print(table)
+    console.print(report.result_table(title, results))
     for name, result in results.items() if args.per_class else ():
-        total = sum(row["pixels"] for row in result["classes"])
-        per_class = Table("class", "IoU", "accuracy", "share of pixels", title=name)
-        for row in result["classes"]:
-            share = row["pixels"] / total if total else math.nan
-            per_class.add_row(row["name"], f"{row['iou']:.3f}", f"{row['accuracy']:.3f}", f"{share:.2%}")
-        console.print(per_class)
-
-
-def write_photos(
-    folder: Path, evaluation: Evaluation, dataset: SegmentationDataset, segmenter: ClassSegmenter
-) -> None:
-    """`per_image.csv`, and the worst photos as `worst.png`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "per_image.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file_name", "mean_iou", "pixel_accuracy", "worst_class"])
-        for photo in evaluation.photos:
-            writer.writerow([photo.file_name, photo.mean_iou, photo.pixel_accuracy, photo.worst_class])
-    sheet = draw_worst(evaluation, dataset, segmenter, WORST_PHOTOS)
-    if sheet:
-        sheet.save(folder / "worst.png")
-
-
-def write_results(args: EvaluateConfig, results: dict) -> None:
-    """`results.json`: every figure, and how it came about; null where a figure is not defined."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    versions |= {module.__name__: module.__version__ for module in (transformers, transformers_pat)}
+        console.print(report.class_table(name, result))
+    if not args.output:
+        return
+    path = Path(args.output, "results.json")
     record = {
-        "command": sys.argv,
+        "command": shlex.join(["transformers-pat", "evaluate", *argv]),
         "model": args.model,
         "source": args.source,
-        "versions": versions,
-        "mean_iou": "over classes that occur in the ground truth (the default)",
-        "mean_iou_with_absent": "classes that are predicted but never true count as 0",
+        **report.describe_machine(device),
+        **report.NOTES,
         "data": results,
     }
-    path = Path(args.output, "results.json")
-    path.write_text(json.dumps(nan_to_none(record), indent=2, allow_nan=False), encoding="utf-8")
-    Console().print(f"Wrote {path}", highlight=False)
-
-
-def nan_to_none(value):
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [nan_to_none(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    table = report.markdown_table(["data", "photos", *report.SHOWN.values()], report.result_rows(results))
+    notes = "\n".join(f"- {report.SHOWN[key]}: {note}." for key, note in report.NOTES.items())
+    report.write_report(path, record, title, [table, notes])
+    console.print(f"Wrote {path}", highlight=False)

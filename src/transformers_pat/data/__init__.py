@@ -1,7 +1,15 @@
-"""Data sets: what a sample is, readers for folders, `datasets` and benchmarks, and one line that names any of them."""
+"""
+Data sets.
 
-from .base import BACKGROUND, IGNORE_INDEX, BadSampleError, FolderDataset, PhotoFolder, Sample, SegmentationDataset
+`base.py` says what a sample and a data set are. `folder.py`, `hub.py` and `benchmark.py` read plain folders, the
+`datasets` library and official downloads; `catalogue.py` declares the benchmarks. `source.py` opens any of them from
+one line of a config.
+"""
+
+from ..prompts_pat import BACKGROUND
+from .base import IGNORE_INDEX, BadSampleError, Sample, SegmentationDataset
 from .catalogue import BENCHMARKS, open_benchmark
+from .folder import FolderDataset, PhotoFolder
 from .source import DataSource, read_source
 
 __all__ = [

@@ -1,12 +1,4 @@
-"""Segmentation data: what a sample is, and a reader for data sets kept as plain folders.
-
-The form, one folder per data set::
-
-    images/NAME.jpg (or .jpeg, .png)   the photos
-    masks/NAME.png                     one class id per pixel, 8 or 16 bits, 255 = not labelled
-    classes.txt                        lines "id: name"
-    splits/SPLIT.txt                   one NAME per line
-"""
+"""What a sample and a data set are, and class lists: ids in mask files to names and indices."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -15,9 +7,9 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..prompts_pat import BACKGROUND
+
 IGNORE_INDEX = 255
-BACKGROUND = "background"
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class BadSampleError(ValueError):
@@ -25,11 +17,14 @@ class BadSampleError(ValueError):
 
 
 class Sample(NamedTuple):
-    """One photo with its labels.
+    """
+    One photo with its labels.
 
-    `image`: RGB `PIL.Image` of size (width, height). `labels`: int64 array of shape (height, width), an index into the
-    data set's `names` or its `ignore_index` where nothing is known; None if the data set has no masks.
-    `file_name`: the photo's file name.
+    Args:
+        image: RGB photo of size (width, height).
+        labels: (height, width) int64 indices into the data set's `names`, or its `ignore_index` where the pixel is not
+            labelled; None if the data set has no masks.
+        file_name: File name of the photo.
     """
 
     image: Image.Image
@@ -39,11 +34,14 @@ class Sample(NamedTuple):
 
 class SegmentationDataset:
     """
-    What training and evaluation need of a data set: `len()`, indexing, and these attributes.
+    What training and evaluation need of a data set: `len()`, indexing and these attributes.
 
-    `names`: the classes that `labels` index. `ignore_index`: the label of what counts nowhere. `prompts`: the words to
-    ask a model with, and `prompt_classes`: the class that each of them stands for; both follow `names` unless a
-    benchmark says otherwise (PAS-20b asks with 59 words and scores 21 classes).
+    Attributes:
+        names: Class names; `Sample.labels` are indices into them. Empty if there are no masks.
+        ignore_index: The label of unlabelled pixels. It is the only such code between a mask file and the model.
+
+    `prompts` and `prompt_classes` follow `names` unless a benchmark says otherwise: PAS-20b has 59 prompts for 21
+    classes.
     """
 
     names: list[str]
@@ -51,17 +49,19 @@ class SegmentationDataset:
 
     @property
     def prompts(self) -> list[str]:
+        """Labels to give the model."""
         return self.names
 
     @property
     def prompt_classes(self) -> list[int]:
+        """Index of the class that each prompt stands for."""
         return list(range(len(self.names)))
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample at `index`; [`BadSampleError`], naming the file, if it can't be read or does not fit."""
+        """Read the sample at `index`; [`BadSampleError`], naming the file, if it is not usable."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Sample]:
@@ -70,11 +70,11 @@ class SegmentationDataset:
 
 class LabelMapping:
     """
-    Class ids of mask files to indices into `names`.
+    Map from class ids in mask files to indices of classes.
 
     Args:
-        index_of: id -> index; an id that maps to `ignore_index` is known and not scored.
-        ignore_index: The label of what is not known; as an id it stands for itself.
+        index_of: Class id -> index, or -> `ignore_index` for ids that are valid but not scored.
+        ignore_index: Label of unlabelled pixels; the same number marks them in the mask files.
     """
 
     def __init__(self, index_of: Mapping[int, int], ignore_index: int):
@@ -85,16 +85,18 @@ class LabelMapping:
 
     def __call__(self, ids: np.ndarray, image: Image.Image, file_name: str) -> np.ndarray:
         """
+        Map one mask.
+
         Args:
             ids: (height, width) class ids, 8 or 16 bits.
-            image: The photo that they belong to.
-            file_name: For messages.
+            image: The photo that the mask belongs to.
+            file_name: File name of the photo, for error messages.
 
         Returns:
             (height, width) int64 labels.
 
         Raises:
-            BadSampleError: If the ids are no map, of another size than the photo, or not all known.
+            BadSampleError: If the mask is not (height, width) integers of the photo's size, or has an unknown id.
         """
         if ids.ndim != 2 or ids.dtype.kind not in "uib":
             raise BadSampleError(
@@ -135,9 +137,9 @@ def read_ids(file: str | Path | IO[bytes], file_name: str) -> np.ndarray:
 
 
 def read_classes(path: str | Path) -> dict[int, str]:
-    """Reads a `classes.txt` (lines "id: name") into `{id: name}`; `ValueError` on a line of another form."""
+    """Read a `classes.txt` (lines "id: name") into `{id: name}`; `ValueError` on a line of another form."""
     classes: dict[int, str] = {}
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8-sig").splitlines():
         if not line.strip():
             continue
         number, colon, name = line.partition(":")
@@ -155,12 +157,12 @@ def index_classes(
     classes: Mapping[int, str], ignore_index: int, ignored_classes: Collection[str] = (BACKGROUND,)
 ) -> tuple[list[str], LabelMapping]:
     """
-    Names in id order, and the mapping of ids to them; ids are renumbered where the list has gaps.
+    Names in the order of their ids, and the mapping of ids to indices into them.
 
-    Classes called one of `ignored_classes` are left out of the names and their pixels are ignored.
+    Pixels of the classes called one of `ignored_classes` become `ignore_index`.
 
     Raises:
-        ValueError: If `ignore_index` is also a class, or an ignored class other than "background" is none.
+        ValueError: If `ignore_index` is also a class id, or an ignored class other than "background" does not exist.
     """
     ignored = {name.lower() for name in ignored_classes}
     if unknown := sorted(ignored - {name.lower() for name in classes.values()} - {BACKGROUND}):
@@ -175,112 +177,17 @@ def index_classes(
     return [classes[number] for number in kept], LabelMapping(index_of, ignore_index)
 
 
-class FolderDataset(SegmentationDataset):
-    """A split of a plain-folder segmentation data set: `len()`, indexing and iteration over [`Sample`]s.
-
-    Args:
-        folder: the data set's folder, with `images/`, `masks/`, `classes.txt` and `splits/`.
-        split: which `splits/SPLIT.txt` to read.
-        ignore_index: the id of what is not labelled, in the files and in `labels`; 65535 where 255 is a class.
-        ignored_classes: classes to leave out of `names`; their pixels are ignored.
-        strict: whether a photo or mask that the split names and nobody has is an error; otherwise it is left out and
-            named in the attribute `missing`.
-
-    `names` holds the class names in id order and `labels` of every sample index into it (ids are renumbered when the
-    class list has gaps or loses ignored classes).
+def leave_out(problems: Mapping[str, str | None], strict: bool, place: str) -> tuple[list[str], list[str]]:
+    """
+    Names of complete samples, and what is missing of the others, from name -> what is missing, or None.
 
     Raises:
-        ValueError: a missing folder, class list or split; a split that names a photo without file or mask (on
-            creation).
+        ValueError: If no sample of `place` is complete, or with `strict` one is not.
     """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        split: str,
-        ignored_classes: Collection[str] = (BACKGROUND,),
-        ignore_index: int = IGNORE_INDEX,
-        strict: bool = True,
-    ):
-        self.folder, self.split, self.ignore_index = Path(folder), split, ignore_index
-        if not self.folder.is_dir():
-            raise ValueError(f"no data folder {str(self.folder)!r}")
-        for part in ("images", "masks", "splits"):
-            if not (self.folder / part).is_dir():
-                raise ValueError(f"data folder {str(self.folder)!r} has no {part}/")
-        if not (self.folder / "classes.txt").is_file():
-            raise ValueError(f"data folder {str(self.folder)!r} has no classes.txt")
-        classes = read_classes(self.folder / "classes.txt")
-        self.names, self._to_labels = index_classes(classes, ignore_index, ignored_classes)
-        self._photos = {path.stem: path for path in (self.folder / "images").iterdir() if is_photo(path)}
-        problems = {stem: self._find_problem(stem) for stem in self._read_split()}
-        self.stems, self.missing = leave_out(problems, strict)
-        if not self.stems:
-            raise ValueError(f"split {split!r} of {str(self.folder)!r} has no photo with a mask")
-
-    def _read_split(self) -> list[str]:
-        path = self.folder / "splits" / f"{self.split}.txt"
-        if not path.is_file():
-            found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-            raise ValueError(f"data folder {str(self.folder)!r} has no split {self.split!r} (found: {found})")
-        stems = [stem.strip() for stem in path.read_text(encoding="utf-8").split("\n") if stem.strip()]
-        if not stems:
-            raise ValueError(f"split {self.split!r} of {str(self.folder)!r} is empty")
-        return stems
-
-    def _find_problem(self, stem: str) -> str | None:
-        if stem not in self._photos:
-            images = str(self.folder / "images")
-            return f"split {self.split!r} names {stem!r}, but {images!r} has no such photo"
-        if not self._mask_path(stem).is_file():
-            return f"photo {self._photos[stem].name!r} has no mask {str(self._mask_path(stem))!r}"
-        return None
-
-    def _mask_path(self, stem: str) -> Path:
-        return self.folder / "masks" / f"{stem}.png"
-
-    def __len__(self) -> int:
-        return len(self.stems)
-
-    def __getitem__(self, index: int) -> Sample:
-        stem = self.stems[index]
-        photo = self._photos[stem]
-        image = read_photo(photo, photo.name)
-        ids = read_ids(self._mask_path(stem), photo.name)
-        return Sample(image, self._to_labels(ids, image, photo.name), photo.name)
-
-
-class PhotoFolder(SegmentationDataset):
-    """
-    Every photo in a folder and the folders below it, without masks, for training the tokenizer.
-
-    Raises:
-        ValueError: if there is no such folder or no photo in it.
-    """
-
-    def __init__(self, folder: str | Path):
-        if not Path(folder).is_dir():
-            raise ValueError(f"no folder {str(folder)!r}")
-        self.names = []
-        self.photos = sorted(path for path in Path(folder).rglob("*") if is_photo(path))
-        if not self.photos:
-            raise ValueError(f"no photo ({', '.join(PHOTO_SUFFIXES)}) in {str(folder)!r}")
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> Sample:
-        photo = self.photos[index]
-        return Sample(read_photo(photo, photo.name), None, photo.name)
-
-
-def is_photo(path: Path) -> bool:
-    return path.suffix.lower() in PHOTO_SUFFIXES
-
-
-def leave_out(problems: Mapping[str, str | None], strict: bool) -> tuple[list[str], list[str]]:
-    """Stems without a problem, and the problems of the others; with `strict` the first of these is a `ValueError`."""
     missing = [problem for problem in problems.values() if problem]
+    complete = [name for name, problem in problems.items() if not problem]
     if missing and strict:
         raise ValueError(missing[0])
-    return [stem for stem, problem in problems.items() if not problem], missing
+    if not complete:
+        raise ValueError(f"no photo with a mask in {place}" + (f": {missing[0]}" if missing else ""))
+    return complete, missing

@@ -1,4 +1,4 @@
-"""Reads a benchmark from its official download as it unpacks; `benchmarks.py` declares the benchmarks."""
+"""Read a benchmark from its official download as it unpacks; `catalogue.py` declares the benchmarks."""
 
 import csv
 from collections.abc import Callable, Iterable
@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..prompts_pat import BACKGROUND
 from .base import (
     IGNORE_INDEX,
     BadSampleError,
@@ -25,10 +26,12 @@ CLASS_NAMES = Path(__file__).parent / "class_names"
 @dataclass(frozen=True)
 class Download:
     """
+    One file to download.
+
     Args:
-        path: What it unpacks to, below the root; may hold "{split}".
-        file: What to download.
-        where: The page it is had from, and how to unpack it where that is not obvious.
+        path: Folder that it unpacks to, below the root; may hold "{split}".
+        file: Name of the file.
+        where: Page to download it from, and where to unpack it if that is not the root.
     """
 
     path: str
@@ -39,24 +42,25 @@ class Download:
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """
-    One benchmark: where its files are, and what its masks mean. Paths are below the root and may hold "{split}" and
-    "{name}".
+    One benchmark: where its files are and what its masks mean.
+
+    Paths are below the root and may hold "{split}" and "{name}".
 
     Args:
-        name: What configs and commands call it.
-        title: What tables call it.
-        classes: File in `class_names/` with its classes, and with the id that each has in the masks (`source_id`).
-        splits: Split -> its name in the paths, and how many photos it should have.
+        name: Name in configs and commands.
+        title: Name in tables.
+        classes: File in `class_names/` with the classes and the id of each in the masks (`source_id`).
+        splits: Split -> its name in the paths, and its number of photos.
         photo, mask: Files of one sample.
-        split_list: File with one name per line; without it, every photo counts.
-        downloads: What has to be there.
-        read_mask: Reads the ids of a mask file: (path, file name for messages) -> (height, width) array.
-        unscored: Ids that are known and count nowhere.
+        split_list: File with one name per line; without it, every photo is a sample.
+        downloads: Files to download.
+        read_mask: Function that reads a mask file: (path, file name for messages) -> (height, width) array of ids.
+        unscored: Ids that are valid but not scored.
         background_id: Id of a last class, "background".
-        prompts: File in `class_names/` with the words to ask with, where they are not the classes; those after the
-            named classes all stand for the background.
-        ignore_index: Label of what counts nowhere.
-        shortest_edge: Photo and mask are shrunk until their short side has at most this many pixels.
+        prompts: File in `class_names/` with the prompts, where they are not the class names; those after the named
+            classes all stand for the background.
+        ignore_index: Label of unlabelled pixels.
+        shortest_edge: Photo and mask are downscaled until their short side has at most this many pixels.
     """
 
     name: str
@@ -75,7 +79,7 @@ class Benchmark:
     shortest_edge: int | None = None
 
     def folder(self, split: str) -> str:
-        """What the paths call a split; `ValueError` if there is no such split."""
+        """Name of a split in the paths; `ValueError` if there is no such split."""
         if split not in self.splits:
             raise ValueError(f"{self.title} has no split {split!r}, only {', '.join(self.splits)}")
         return self.splits[split][0]
@@ -83,17 +87,17 @@ class Benchmark:
 
 class BenchmarkDataset(SegmentationDataset):
     """
-    A split of a benchmark: `len()`, indexing and iteration over [`Sample`]s.
+    One split of a benchmark: `len()`, indexing and iteration over [`Sample`]s.
 
     Args:
-        benchmark: Its declaration.
+        benchmark: Declaration of the benchmark.
         root: Folder that the downloads were unpacked in.
         split: One of `benchmark.splits`.
-        strict: Whether a photo or mask that is not there is an error; otherwise it is left out and named in the
-            attribute `missing`.
+        strict: Whether a missing photo or mask is an error; otherwise the sample is left out and described in
+            the attribute `missing`.
 
     Raises:
-        ValueError: If there is no such split, or a file of it is not there (on creation).
+        ValueError: If there is no such split, or (on creation) a file of it is missing.
     """
 
     def __init__(self, benchmark: Benchmark, root: str | Path, split: str = "val", strict: bool = True):
@@ -102,24 +106,24 @@ class BenchmarkDataset(SegmentationDataset):
         self.ignore_index = benchmark.ignore_index
         self.names, self._to_labels = index_ids(benchmark)
         problems = {stem: self._find_problem(stem) for stem in self._list_stems()}
-        self.stems, self.missing = leave_out(problems, strict)
-        if not self.stems:
-            raise ValueError(f"{benchmark.title}: no photo with a mask in {str(self.root)!r}")
+        self.stems, self.missing = leave_out(problems, strict, f"{str(self.root)!r}")
 
     @property
     def prompts(self) -> list[str]:
-        asked = self.benchmark.prompts
-        return [row["name"] for row in read_class_list(asked)] if asked else self.names
+        """Labels to give the model."""
+        file = self.benchmark.prompts
+        return [row["name"] for row in read_class_list(file)] if file else self.names
 
     @property
     def prompt_classes(self) -> list[int]:
+        """Index of the class that each prompt stands for."""
         return [min(index, len(self.names) - 1) for index in range(len(self.prompts))]
 
     def _path(self, template: str, stem: str = "") -> Path:
         return self.root / template.format(split=self._folder, name=stem)
 
     def _list_stems(self) -> list[str]:
-        """Names of the samples; in data sets with folders of scenes they hold the folder."""
+        """Names of the samples; where photos are in folders of scenes, a name includes the folder."""
         before, _, suffix = self.benchmark.photo.partition("{name}")
         listing = self._path(self.benchmark.split_list or before)
         if not listing.exists():
@@ -150,7 +154,7 @@ class BenchmarkDataset(SegmentationDataset):
 
 
 def read_class_list(name: str) -> list[dict[str, str]]:
-    """The rows of `class_names/NAME.tsv`, in the order of the training index."""
+    """Rows of `class_names/NAME.tsv`, in the order of the class indices."""
     with (CLASS_NAMES / f"{name}.tsv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
 
@@ -161,7 +165,7 @@ def index_ids(benchmark: Benchmark) -> tuple[list[str], LabelMapping]:
     names = [row["name"] for row in rows]
     ids = [int(row["source_id"]) for row in rows]
     if benchmark.background_id is not None:
-        names.append("background")
+        names.append(BACKGROUND)
         ids.append(benchmark.background_id)
     index_of = dict.fromkeys(benchmark.unscored, benchmark.ignore_index)
     index_of |= {number: index for index, number in enumerate(ids)}
@@ -169,7 +173,7 @@ def index_ids(benchmark: Benchmark) -> tuple[list[str], LabelMapping]:
 
 
 def read_ade20k_full(path: Path, file_name: str) -> np.ndarray:
-    """Ids of ADE20K's full release: a `_seg.png` has them in red and green; blue numbers the instances."""
+    """Ids of ADE20K's full release: red and green of a `_seg.png`; blue is the number of the instance."""
     pixels = read_ids(path, file_name)
     if pixels.ndim != 3:
         raise BadSampleError(f"mask of {file_name!r}: expected the three channels of a _seg.png, got {pixels.shape}")
@@ -177,26 +181,26 @@ def read_ade20k_full(path: Path, file_name: str) -> np.ndarray:
 
 
 def read_label_map(path: Path, file_name: str) -> np.ndarray:
-    """Ids of PASCAL-Context: the matrix `LabelMap` of a MATLAB file; `ValueError` without scipy."""
+    """Ids of PASCAL-Context: the matrix `LabelMap` of a MATLAB file; `ValueError` if scipy is not installed."""
     try:
         from scipy.io import loadmat
     except ImportError:
         raise ValueError("PASCAL-Context's masks need scipy: pip install scipy") from None
     try:
         return loadmat(path)["LabelMap"]
-    except Exception as error:  # loadmat has no error of its own for files that are not MATLAB's
+    except Exception as error:  # loadmat raises many types for a damaged file
         raise BadSampleError(f"mask of {file_name!r} can't be read: {error}") from None
 
 
 def shrink(image: Image.Image, labels: np.ndarray, shortest_edge: int) -> tuple[Image.Image, np.ndarray]:
-    """Photo and labels with a short side of at most `shortest_edge`; smaller ones as they are."""
+    """Downscale photo and labels to a short side of `shortest_edge`; smaller ones are returned unchanged."""
     short = min(image.size)
     if short <= shortest_edge:
         return image, labels
     width, height = (round(side / short * shortest_edge) for side in image.size)
     rows = np.arange(height) * image.height // height
     columns = np.arange(width) * image.width // width
-    # `resize` would smooth first; published scores were measured on photos that were not smoothed.
+    # `Image.resize` would apply an antialiasing filter; published scores were measured without it.
     scale = (image.width / width, 0, 0, 0, image.height / height, 0)
     small = image.transform((width, height), Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR)
     return small, labels[np.ix_(rows, columns)]

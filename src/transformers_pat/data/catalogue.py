@@ -1,8 +1,8 @@
 """
-The benchmarks of open-vocabulary segmentation, from their official downloads as they unpack.
+The benchmarks of open-vocabulary segmentation.
 
-Each is read as published evaluations prepare it, without the conversion on disk that they start with; the comments say
-whose script the rule is from. `docs/benchmarks.md` has them in one table.
+Labels are those of published evaluations, computed from the official download without their conversion on disk. The
+comments name the script that each rule is from. `docs/benchmarks.md` lists the rules in one table.
 """
 
 from dataclasses import replace
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .benchmark import Benchmark, BenchmarkDataset, Download, read_ade20k_full, read_label_map
 
-# MaskFormer's prepare_ade20k_sem_seg.py: id - 1, and 0 ("other") counts nowhere.
+# MaskFormer's prepare_ade20k_sem_seg.py: id - 1, and 0 ("other") is ignored.
 ADE20K_150 = Benchmark(
     name="ade20k_150",
     title="ADE20K-150",
@@ -26,7 +26,7 @@ ADE20K_150 = Benchmark(
     ),
 )
 
-# MaskFormer's prepare_ade20k_full_sem_seg.py: 847 of the full release's ids, and all others count nowhere.
+# MaskFormer's prepare_ade20k_full_sem_seg.py: 847 of the full release's ids, and all others are ignored.
 ADE20K_847 = Benchmark(
     name="ade20k_847",
     title="ADE20K-847",
@@ -48,7 +48,7 @@ ADE20K_847 = Benchmark(
     ),
 )
 
-# SAN's prepare_pcontext_sem_seg_459cls.py: id - 1; ODISE's prepare_pascal_ctx_full_sem_seg.py: 0 counts nowhere.
+# SAN's prepare_pcontext_sem_seg_459cls.py: id - 1; ODISE's prepare_pascal_ctx_full_sem_seg.py: 0 is ignored.
 PASCAL_CONTEXT_459 = Benchmark(
     name="pascal_context_459",
     title="PASCAL-Context-459",
@@ -74,8 +74,8 @@ PASCAL_CONTEXT_459 = Benchmark(
     ),
 )
 
-# SAN's prepare_pcontext_sem_seg_59cls.py: 59 of the 459 ids in their order. It reads them from trainval_merged.json;
-# here they come from the same masks as the 459, and what that file does not have counts nowhere.
+# SAN's prepare_pcontext_sem_seg_59cls.py: 59 of the 459 ids in their order. It reads trainval_merged.json; here they
+# come from the masks of the 459 classes, and all other ids are ignored.
 PASCAL_CONTEXT_59 = replace(
     PASCAL_CONTEXT_459,
     name="pascal_context_59",
@@ -85,7 +85,7 @@ PASCAL_CONTEXT_59 = replace(
     ignore_index=255,
 )
 
-# SAN's prepare_voc_sem_seg.py: id - 1; the background (0) and the border (255) count nowhere.
+# SAN's prepare_voc_sem_seg.py: id - 1; the background (0) and the border (255) are ignored.
 PASCAL_VOC_20 = Benchmark(
     name="pascal_voc_20",
     title="PAS-20",
@@ -102,7 +102,7 @@ PASCAL_VOC_20 = Benchmark(
     ),
 )
 
-# CAT-Seg's prepare_voc.py and voc20b.json: the background is class 20, and what 39 more words win.
+# CAT-Seg's prepare_voc.py and voc20b.json: the background is class 20; 39 more prompts stand for it.
 PASCAL_VOC_20B = replace(
     PASCAL_VOC_20,
     name="pascal_voc_20b",
@@ -112,7 +112,7 @@ PASCAL_VOC_20B = replace(
     prompts="pascal_voc_20b_prompts",
 )
 
-# mmsegmentation's coco_stuff164k.py: a mask holds the category id - 1, with gaps, and 255 counts nowhere.
+# mmsegmentation's coco_stuff164k.py: a mask holds the category id - 1, with gaps, and 255 is ignored.
 COCO_STUFF_171 = Benchmark(
     name="coco_stuff_171",
     title="COCO-Stuff-171",
@@ -153,21 +153,22 @@ def find_benchmark(name: str) -> Benchmark:
 
 def open_benchmark(name: str, root: str | Path, split: str = "val", strict: bool = True) -> BenchmarkDataset:
     """
-    A split of a benchmark.
+    Open a split of a benchmark.
 
     Args:
         name: One of [`BENCHMARKS`].
         root: Folder that its downloads were unpacked in.
         split: "train" or "val".
-        strict: Whether a photo or mask that is not there is an error, or left out and named in `missing`.
+        strict: Whether a missing photo or mask is an error; otherwise the sample is left out and described in
+            `missing`.
 
     Raises:
         ValueError: If the name or the split is unknown, or files are missing.
     """
     benchmark = find_benchmark(name)
-    benchmark.folder(split)  # an unknown split is no missing file
+    benchmark.folder(split)  # for an unknown split, checking the download would not help
     try:
         return BenchmarkDataset(benchmark, root, split, strict)
     except ValueError as error:
-        check = f"python examples/prepare_data.py {name} {root} --split {split}"
+        check = f"transformers-pat check-data {name} {root} --split {split}"
         raise ValueError(f"{error}; see {check}") from None

@@ -3,19 +3,22 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .base import BadSampleError, Sample, SegmentationDataset, index_classes, read_classes, read_ids, read_photo
 
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
-def load_rows(name: str, split: str, streaming: bool):
+
+def load_rows(name: str, split: str, streaming: bool) -> "Dataset | IterableDataset":
     """
-    A split by `datasets`, with its pictures not yet decoded, so that a broken one can be told by name.
+    Load a split with `datasets`.
 
     Args:
-        name: Hub name, folder, or parquet file (or a pattern of them).
+        name: Hub name, folder, parquet file or a pattern of parquet files.
         split: Name of the split.
-        streaming: Read rows as they arrive.
+        streaming: Read rows as they arrive instead of downloading them first.
 
     Raises:
         ValueError: If `datasets` is not installed or can't load it.
@@ -36,30 +39,39 @@ def load_rows(name: str, split: str, streaming: bool):
         raise ValueError(f"datasets can't load {name!r}, split {split!r}: {error}") from None
 
 
-class HubRows(SegmentationDataset):
+class RowReader(SegmentationDataset):
     """
-    Rows with an image and, unless only the tokenizer is trained, a label map; random access.
+    Decodes rows of an image and a label map, or of an image alone.
+
+    Pictures are decoded here and not by `datasets`, so that an unreadable one is reported by name.
 
     Args:
-        rows: A `datasets.Dataset` or `datasets.IterableDataset`.
+        rows: Rows with their pictures.
         image_column: Column of photos.
         label_column: Column of label maps (8- or 16-bit pictures of class ids); None for photos alone.
         classes: File with lines "id: name".
-        ignore_index: Id of what is not labelled.
+        ignore_index: Id of unlabelled pixels.
 
     Raises:
         ValueError: If a column is missing or holds no pictures, or label maps come without a class list.
     """
 
-    def __init__(self, rows, image_column: str, label_column: str | None, classes: str | None, ignore_index: int):
+    def __init__(
+        self,
+        rows: "Dataset | IterableDataset",
+        image_column: str,
+        label_column: str | None,
+        classes: str | None,
+        ignore_index: int,
+    ):
         import datasets
 
         self.ignore_index = ignore_index
         self.image_column, self.label_column = image_column, label_column
-        if label_column and not classes:
-            raise ValueError(f"label column {label_column!r} needs classes: a file with lines 'id: name'")
         self.names, self._to_labels = [], None
-        if label_column:
+        if label_column is not None:
+            if not classes:
+                raise ValueError(f"label column {label_column!r} needs classes: a file with lines 'id: name'")
             if not Path(classes).is_file():
                 raise ValueError(f"no class list {classes!r}")
             self.names, self._to_labels = index_classes(read_classes(classes), ignore_index)
@@ -70,39 +82,40 @@ class HubRows(SegmentationDataset):
             rows = rows.cast_column(column, datasets.Image(decode=False))
         self.rows = rows
 
+    def read(self, row: dict[str, Any], fallback_name: str) -> Sample:
+        """Decode one row; [`BadSampleError`], naming it, if it is not usable."""
+        picture = row[self.image_column] or {}
+        file_name = Path(picture.get("path") or fallback_name).name
+        image = read_photo(_open(picture, file_name), file_name)
+        if self.label_column is None or self._to_labels is None:
+            return Sample(image, None, file_name)
+        ids = read_ids(_open(row[self.label_column] or {}, file_name), file_name)
+        return Sample(image, self._to_labels(ids, image, file_name), file_name)
+
+
+class HubRows(RowReader):
+    """Random access to a `datasets.Dataset`."""
+
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
         return self.read(self.rows[index], f"row {index}")
 
-    def read(self, row: dict[str, Any], fallback_name: str) -> Sample:
-        """Decode one row; [`BadSampleError`], naming it, if it can't be read or does not fit."""
-        picture = row[self.image_column] or {}
-        file_name = Path(picture.get("path") or fallback_name).name
-        image = read_photo(_open(picture, file_name), file_name)
-        if self._to_labels is None:
-            return Sample(image, None, file_name)
-        ids = read_ids(_open(row[self.label_column] or {}, file_name), file_name)
-        return Sample(image, self._to_labels(ids, image, file_name), file_name)
 
-
-class HubStream(HubRows):
-    """The same for a stream: rows come in an order of their own every epoch, shuffled within a buffer."""
+class HubStream(RowReader):
+    """Sequential access to a `datasets.IterableDataset`, in another order every epoch, shuffled within a buffer."""
 
     shuffle_buffer = 256
 
-    def __len__(self) -> int:
-        raise TypeError("a stream has no length")
-
     def epoch(self, epoch: int, seed: int) -> Iterator[dict[str, Any]]:
-        """Undecoded rows of one epoch."""
+        """Rows of one epoch, not yet decoded; pass them to `read`."""
         shuffled = self.rows.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
         shuffled.set_epoch(epoch)
         return iter(shuffled)
 
 
-def _open(picture: dict[str, Any], file_name: str):
+def _open(picture: dict[str, Any], file_name: str) -> io.BytesIO | str:
     if picture.get("bytes"):
         return io.BytesIO(picture["bytes"])
     if picture.get("path"):

@@ -1,32 +1,35 @@
-"""From a line in a config or on the command line to a data set: folders, benchmarks, `datasets`, photos alone."""
+"""Open a data set of any kind from one line of a config or of the command line."""
 
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .base import BACKGROUND, IGNORE_INDEX, FolderDataset, PhotoFolder, SegmentationDataset
+from ..prompts_pat import BACKGROUND
+from .base import IGNORE_INDEX, SegmentationDataset
 from .catalogue import open_benchmark
+from .folder import FolderDataset, PhotoFolder
 from .hub import HubRows, HubStream, load_rows
 
 
 @dataclass(kw_only=True)
 class DataSource:
     """
-    One data set: exactly one of `folder`, `photos`, `dataset` and `benchmark`, and what belongs to it.
+    One data set: exactly one of `folder`, `photos`, `dataset` and `benchmark`, with its options.
 
     Args:
         folder: Plain folder, see [`FolderDataset`].
-        photos: Folder of photos without masks, for the tokenizer.
-        dataset: Anything `datasets` loads: a Hub name, a folder, a parquet file or a pattern of them.
-        benchmark: Name of a benchmark, with `root`, the folder of its download; see [`BENCHMARKS`].
-        split: Which split of it.
-        weight: Its share of the training batches, relative to the other sets'.
-        image_column, label_column: Of a `dataset`; no label column means photos alone.
-        classes: Of a `dataset`: file with lines "id: name".
-        streaming: Of a `dataset`: read it as it arrives instead of downloading it first.
-        ignore_index: Id of what is not labelled, in a `folder` or a `dataset`.
-        ignored_classes: Of a `folder`: classes that count as not labelled, to hold them out of training.
+        photos: Folder of photos without masks, for training the tokenizer.
+        dataset: Anything that `datasets` loads: a Hub name, a folder, a parquet file or a pattern of them.
+        benchmark: Name of a benchmark, see [`BENCHMARKS`]; needs `root`.
+        root: Folder that the benchmark's download was unpacked in.
+        split: Name of the split.
+        weight: Share of the training batches, relative to the other data sets'.
+        image_column, label_column: Columns of a `dataset`; no label column means photos alone.
+        classes: Class list of a `dataset`: file with lines "id: name".
+        streaming: Read a `dataset` as it arrives instead of downloading it first.
+        ignore_index: Id of unlabelled pixels in a `folder` or a `dataset`.
+        ignored_classes: Classes of a `folder` that count as not labelled, to hold them out of training.
 
     Raises:
         ValueError: If it names no data set or several.
@@ -46,7 +49,7 @@ class DataSource:
     ignore_index: int = IGNORE_INDEX
     ignored_classes: list[str] = field(default_factory=lambda: [BACKGROUND])
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self._places()) != 1:
             raise ValueError(f"a data set needs one of folder, photos, dataset or benchmark, got {self._places()}")
 
@@ -56,16 +59,19 @@ class DataSource:
 
     @property
     def name(self) -> str:
-        """What reports call it, such as "camvid val"."""
+        """Name in reports, such as "camvid val"."""
         (place,) = self._places().values()
         return Path(place).name if self.photos else f"{Path(place).name} {self.split}"
 
     def open(self, strict: bool = True) -> SegmentationDataset:
         """
-        The data set; with `strict`, files of a plain folder's or a benchmark's split that are not there are an error.
+        Open the data set.
+
+        Args:
+            strict: Whether a missing file of a `folder` or `benchmark` is an error; otherwise its sample is left out.
 
         Raises:
-            ValueError: If it is not there or not complete.
+            ValueError: If the data set is missing or not complete.
         """
         if self.folder:
             return FolderDataset(self.folder, self.split, self.ignored_classes, self.ignore_index, strict)
@@ -75,6 +81,7 @@ class DataSource:
             if not self.root:
                 raise ValueError(f"benchmark {self.benchmark!r} needs root, the folder of its download")
             return open_benchmark(self.benchmark, self.root, self.split, strict)
+        assert self.dataset is not None  # checked on creation
         rows = load_rows(self.dataset, self.split, self.streaming)
         reader = HubStream if self.streaming else HubRows
         return reader(rows, self.image_column, self.label_column, self.classes, self.ignore_index)
@@ -82,10 +89,13 @@ class DataSource:
 
 def read_source(item: str | dict[str, Any]) -> DataSource:
     """
-    A data set from "FOLDER:SPLIT", from the fields of [`DataSource`], or from these as JSON.
+    Read the description of a data set.
+
+    Args:
+        item: "FOLDER:SPLIT", or the fields of [`DataSource`] as a dictionary or as JSON.
 
     Raises:
-        ValueError: If the text is of another form or a field is unknown.
+        ValueError: If the text has another form or a field is unknown.
     """
     if isinstance(item, str) and not item.lstrip().startswith("{"):
         folder, colon, split = item.rpartition(":")

@@ -1,4 +1,4 @@
-"""The streaming metric for those who use `evaluate` (extra `train`)."""
+"""The streaming metric with the interface of the `evaluate` library (extra `train`)."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,16 +13,15 @@ from .metrics import SegmentationMetric
 
 class StreamingMeanIoU(evaluate.Metric):
     """
-    `evaluate`'s `mean_iou` with memory that does not grow: maps are counted as they come, none is kept or written.
+    `evaluate`'s `mean_iou`, with memory that does not grow: maps are counted as they come, and none is stored.
 
-    Its `mean_iou` follows `evaluate`: a class that is predicted but never true counts as 0. The other convention is
-    `mean_iou` of [`SegmentationMetric`]. Ids that are neither a class nor `ignore_index` are an error here, where
-    `evaluate` leaves them out.
+    As in `evaluate`, a class that is predicted but never true counts as 0; the other convention is `mean_iou` of
+    [`SegmentationMetric`]. Ids that are neither a class nor `ignore_index` are an error; `evaluate` leaves them out.
 
     Args:
         num_labels: Number of classes.
-        ignore_index: Label whose pixels count nowhere.
-        kwargs: Of `evaluate.Metric`.
+        ignore_index: Label of pixels that are not counted.
+        kwargs: Arguments of `evaluate.Metric`.
     """
 
     def __init__(self, num_labels: int, ignore_index: int = 255, **kwargs):
@@ -49,14 +48,20 @@ class StreamingMeanIoU(evaluate.Metric):
 
     def compute(self, *, predictions: Iterable | None = None, references: Iterable | None = None) -> dict[str, Any]:
         """
-        Figures over what was added since the last call, and over the maps given here.
+        Compute the scores of all maps added since the last call, and start anew.
+
+        Args:
+            predictions: More maps to count first.
+            references: Their ground truth.
 
         Returns:
             `mean_iou`, `mean_accuracy`, `overall_accuracy`, and arrays of (num_labels,): `per_category_iou`,
             `per_category_accuracy`, NaN where undefined.
         """
-        if predictions is not None:
+        if predictions is not None and references is not None:
             self.add_batch(predictions=predictions, references=references)
+        elif predictions is not references:
+            raise ValueError("predictions and references belong together: give both or none")
         scores = self._metric.compute()
         self._metric = SegmentationMetric(self._metric.num_labels, self._metric.ignore_index)
         return {

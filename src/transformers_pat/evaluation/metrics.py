@@ -1,10 +1,30 @@
 """Segmentation metrics from one confusion matrix, whose memory does not grow with the number of images."""
 
+import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
+import torch.nn.functional as F
 
-BLOCK_PIXELS = 2**17  # what is computed on the way stays in the processor's cache
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+BLOCK_PIXELS = 2**17  # so that intermediate results fit into the CPU's cache
+BOUNDARY_WIDTH = 0.01  # of the photo's diagonal; half of what Boundary IoU (arXiv 2103.16562) takes, our choice
+
+
+class Scores(TypedDict):
+    """Result of [`SegmentationMetric.compute`]."""
+
+    mean_iou: float
+    mean_iou_with_absent: float
+    frequency_weighted_iou: float
+    pixel_accuracy: float
+    mean_accuracy: float
+    per_class_iou: list[float]
+    per_class_accuracy: list[float]
+    per_class_pixels: list[int]
 
 
 class SegmentationMetric:
@@ -13,10 +33,10 @@ class SegmentationMetric:
 
     Args:
         num_labels: Number of classes.
-        ignore_index: Label whose pixels count nowhere, neither as truth nor as false alarm; 0 or above.
+        ignore_index: Label of pixels that are not counted; 0 or above.
 
-    The attribute `confusion` holds the counted pixels: (num_labels, num_labels) int64 on the CPU, a row per true and a
-    column per predicted class.
+    The attribute `confusion` holds the counts: (num_labels, num_labels) int64 on the CPU, true classes in rows and
+    predicted classes in columns.
     """
 
     def __init__(self, num_labels: int, ignore_index: int = 255):
@@ -28,15 +48,15 @@ class SegmentationMetric:
         Count one map, or several of the same size.
 
         Args:
-            prediction, labels: Integer maps of the same shape, on the same device. Ids are below `num_labels`; labels
-                may be `ignore_index`, and there the prediction may be anything from 0.
+            prediction: Integers from 0 to `num_labels` - 1; any from 0 where the label is `ignore_index`.
+            labels: Integers of the same shape and on the same device: classes or `ignore_index`.
 
         Raises:
-            ValueError: If shapes differ or an id is out of range.
+            ValueError: If the shapes differ or an id is out of range.
         """
         if prediction.shape != labels.shape:
             raise ValueError(f"prediction is {tuple(prediction.shape)} but labels are {tuple(labels.shape)}.")
-        # One row and one column more take the ids that are no class.
+        # One more row and column count the ids that are not classes.
         size = self.num_labels + 1
         pairs = torch.empty(
             labels.numel(), dtype=torch.int16 if size**2 <= 2**15 else torch.int32, device=labels.device
@@ -64,24 +84,23 @@ class SegmentationMetric:
         """Add what another metric of the same classes counted."""
         self.confusion += other.confusion
 
-    def reduce(self, accelerator) -> None:
-        """Sum over the processes of an `accelerate.Accelerator`; once, when each has counted its own images."""
+    def reduce(self, accelerator: "Accelerator") -> None:
+        """Sum over all processes; call it once, when each has counted its own images."""
         self.confusion = accelerator.reduce(self.confusion.to(accelerator.device), "sum").cpu()
 
-    def compute(self, classes: Sequence[int] | None = None) -> dict[str, float | list[float]]:
+    def compute(self, classes: Sequence[int] | None = None) -> Scores:
         """
-        All figures, 0 to 1, over all classes or the chosen ones.
+        Compute all scores, 0 to 1. A mean over nothing is NaN.
 
         Args:
-            classes: Only these are averaged, and only pixels that truly are of them count.
+            classes: Average over these classes only, and count only pixels whose true class is one of them.
 
         Returns:
-            `mean_iou`: mean over classes that occur in the ground truth (detectron2 since 2022, CAT-Seg's tables).
-            `mean_iou_with_absent`: classes that are predicted but never true count as 0 (mmseg, `evaluate`'s
-            `mean_iou`, SAN's paper). `frequency_weighted_iou`, `pixel_accuracy`, `mean_accuracy` (mean recall over
-            classes in the ground truth). In the order of the classes: `per_class_iou`, NaN where a class is neither
-            true nor predicted, `per_class_accuracy`, NaN where it is never true, and `per_class_pixels`, how often it
-            is true. A mean over nothing is NaN.
+            `mean_iou`: mean over the classes that occur in the ground truth (detectron2 since 2022, CAT-Seg's tables).
+            `mean_iou_with_absent`: the same, where classes that are predicted but never true count as 0 (mmseg,
+            `evaluate`'s `mean_iou`, SAN's paper). `frequency_weighted_iou`. `pixel_accuracy`. `mean_accuracy`: mean
+            recall over the classes in the ground truth. For each class: `per_class_iou`, NaN if it is neither true nor
+            predicted; `per_class_accuracy`, NaN if it is never true; `per_class_pixels`, its number of true pixels.
         """
         confusion = self.confusion.double()
         chosen = slice(None) if classes is None else list(classes)
@@ -104,3 +123,25 @@ class SegmentationMetric:
 def _to_signed(ids: torch.Tensor) -> torch.Tensor:
     """The narrowest type that holds the ids and takes arithmetic."""
     return ids.to(torch.int16 if ids.dtype == torch.uint8 else torch.int32)
+
+
+def near_boundary(labels: torch.Tensor) -> torch.Tensor:
+    """
+    Find the pixels near a boundary between labels.
+
+    Args:
+        labels: (height, width) integers.
+
+    Returns:
+        (height, width) bool: whether another label is within `BOUNDARY_WIDTH` of the diagonal, in both axes.
+    """
+    edges = torch.zeros(labels.shape, device=labels.device)
+    down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    edges[1:] += down
+    edges[:-1] += down
+    edges[:, 1:] += right
+    edges[:, :-1] += right
+    reach = round(BOUNDARY_WIDTH * math.hypot(*labels.shape))
+    for kernel in ((2 * reach + 1, 1), (1, 2 * reach + 1)):  # a square window as two one-dimensional ones
+        edges = F.max_pool2d(edges[None, None], kernel, 1, (kernel[0] // 2, kernel[1] // 2))[0, 0]
+    return edges > 0

@@ -34,8 +34,8 @@ from transformers_pat import PatConfig, PatForSemanticSegmentation, PatProcessor
 from transformers_pat.cli.arguments import parse_arguments
 from transformers_pat.data.source import DataSource, read_source
 from transformers_pat.evaluation.evaluator import evaluate_dataset
-from transformers_pat.inference import reconstruct
 from transformers_pat.prompts_pat import resolve_templates
+from transformers_pat.reconstruction import reconstruct
 from transformers_pat.training.augmentation import TrainingView
 from transformers_pat.training.batches import TrainingBatches, VocabularySampler, read_synonyms, renumber
 from transformers_pat.training.checkpoints import newest_checkpoint, read_info, save_checkpoint

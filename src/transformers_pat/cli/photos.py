@@ -1,7 +1,7 @@
-"""What the command line does with a model: photos to label maps, photos to reconstructions."""
+"""Checkpoints as `transformers-pat segment` and `reconstruct` use them: loading, and photos to results."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,15 +10,16 @@ from PIL import Image
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .modeling_pat import PatForSemanticSegmentation, PatModel
-from .pipeline_pat import BACKGROUND, PatSegmentationPipeline
-from .processing_pat import PatProcessor
-from .prompts_pat import check_labels, resolve_templates, split_candidate_labels
+from ..modeling_pat import PatForSemanticSegmentation, PatModel
+from ..pipeline_pat import PatSegmentationPipeline
+from ..processing_pat import PatProcessor
+from ..prompts_pat import BACKGROUND, check_labels, resolve_templates, split_candidate_labels
+from ..reconstruction import Reconstruction, reconstruct
 
 
 @dataclass
 class Region:
-    """What a label got of a photo: share of the picture, 0 to 1, and mean score, None where it got nothing."""
+    """One label's part of a photo: share of its pixels, 0 to 1, and their mean score, None if there are none."""
 
     id: int
     label: str
@@ -26,33 +27,22 @@ class Region:
     mean_score: float | None
 
 
-@dataclass
-class Reconstruction:
-    """What the coarsest `num_levels` levels of tokens keep of a photo; `codes` (rows, columns) of the last of them."""
-
-    num_levels: int
-    codes: torch.Tensor
-    image: Image.Image
-    psnr: float
-    bits_per_pixel: float
-
-
 class Segmenter:
     """
-    A model with its words.
+    Segments photos with one checkpoint and one list of labels.
 
     Args:
         checkpoint: Hub name or folder.
-        labels: Comma-separated words, ";" between synonyms; the checkpoint's baked vocabulary if None.
-        background: What becomes one more label, "background": pixels whose score is below a number (0 to 1), or
-            pixels of other, comma-separated words. None: every pixel gets one of the labels.
+        labels: Comma-separated words, ";" between synonyms; the checkpoint's fixed vocabulary if None.
+        background: What to label "background": pixels with a score below a number (0 to 1), or pixels of other,
+            comma-separated words. None: every pixel gets one of the labels.
         templates: Prompt templates; the checkpoint's by default.
-        window: Side in pixels of a window that slides over the photo at its full resolution; by default the photo
-            is scaled to the model's size and seen at once.
+        window: Side in pixels of a sliding window over the photo at its full resolution; by default the photo is
+            resized to the model's size.
 
     Raises:
-        ValueError: If words, templates, background or window are not usable, or the checkpoint is damaged.
-        OSError: If the checkpoint can't be had.
+        ValueError: If labels, templates, background or window are not usable, or the checkpoint is damaged.
+        OSError: If the checkpoint can't be loaded.
     """
 
     def __init__(
@@ -89,7 +79,7 @@ class Segmenter:
         )
 
     def __call__(self, photos: Sequence[Image.Image]) -> list[tuple[np.ndarray, list[Region]]]:
-        """For each photo its label map, (H, W) int64 ids into `labels`, and a [`Region`] per label, in their order."""
+        """Label map of each photo, (H, W) int64 indices into `labels`, and a [`Region`] for each label, in order."""
         found = self.pipeline(list(photos), batch_size=len(photos))
         return [self._merge(photo, masks) for photo, masks in zip(photos, found, strict=True)]
 
@@ -106,60 +96,32 @@ class Segmenter:
 
 class Reconstructor:
     """
-    A tokenizer that shows what its tokens keep.
+    Encodes and decodes photos with one checkpoint.
 
     Args:
         checkpoint: Hub name or folder.
 
     Raises:
-        ValueError: If the checkpoint is damaged or of another kind.
-        OSError: If it can't be had.
+        ValueError: If the checkpoint is damaged or not of a PAT model.
+        OSError: If it can't be loaded.
     """
 
     def __init__(self, checkpoint: str):
         self.model, self.processor = load_checkpoint(PatModel, checkpoint)
 
     def __call__(self, photo: Image.Image) -> tuple[Image.Image, list[Reconstruction]]:
-        """The photo at the model's size, and its reconstruction from 1, 2, ... levels."""
+        """See [`reconstruct`]."""
         return reconstruct(self.model, self.processor, photo)
-
-
-@torch.inference_mode()
-def reconstruct(
-    model: PatModel, processor: PatProcessor, photo: Image.Image
-) -> tuple[Image.Image, list[Reconstruction]]:
-    """The photo at the model's size, and its reconstruction from 1, 2, ... levels."""
-    pixel_values = processor(images=[photo], return_tensors="pt")["pixel_values"].to(model.device)
-    height, width = pixel_values.shape[-2:]
-    original = to_image(pixel_values[0], processor)
-    codes = model.encode(pixel_values).codes
-    bits, results = 0.0, []
-    for num_levels in range(1, len(codes) + 1):
-        bits += codes[num_levels - 1].numel() * math.log2(model.config.codebook_sizes[num_levels - 1])
-        pixels = model.decode(codes, num_levels=num_levels, output_size=(height, width))
-        image = to_image(pixels[0], processor)
-        level = codes[num_levels - 1][0]
-        results.append(Reconstruction(num_levels, level, image, psnr(original, image), bits / (height * width)))
-    return original, results
-
-
-def to_image(pixel_values: torch.Tensor, processor: PatProcessor) -> Image.Image:
-    """Undo the processor's normalisation: (3, H, W) to a picture."""
-    image_processor = processor.image_processor
-    mean, std = (torch.tensor(values) for values in (image_processor.image_mean, image_processor.image_std))
-    pixels = pixel_values.float().cpu().permute(1, 2, 0) * std + mean
-    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().numpy())
 
 
 def load_checkpoint(model_class, checkpoint: str):
     """
-    A PAT model in eval mode and float32, on the accelerator if there is one, and its processor.
+    Load a PAT model in eval mode and float32, on the accelerator if there is one, and its processor.
 
     Raises:
-        ValueError: If it is another kind of model or damaged.
-        OSError: If it can't be had.
+        ValueError: If the checkpoint is damaged or not of a PAT model.
+        OSError: If it can't be loaded.
     """
-    logging.disable_progress_bar()
     try:
         config, _ = PreTrainedConfig.get_config_dict(checkpoint)
     except OSError as error:
@@ -168,14 +130,27 @@ def load_checkpoint(model_class, checkpoint: str):
         kind = config.get("model_type", "unknown")
         raise ValueError(f"{checkpoint} is not a PAT checkpoint (its model type is {kind})")
     processor = PatProcessor.from_pretrained(checkpoint)
-    model = model_class.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    with no_progress_bars():
+        model = model_class.from_pretrained(checkpoint, dtype=torch.float32).eval()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device), processor
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Without transformers' progress bars; afterwards as before."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
 def parse_background(background: str | None) -> float | list[str] | None:
     """
-    What the user wrote as the pipeline's background policy: `"0.5"` is a score, `"wall, floor"` are words.
+    Parse the option as the pipeline's `background`: `"0.5"` is a score, `"wall, floor"` are words.
 
     Raises:
         ValueError: If the words are not usable or the score is not between 0 and 1.
@@ -192,12 +167,6 @@ def parse_background(background: str | None) -> float | list[str] | None:
 
 
 def check_window(window: int | None, patch_size: int) -> None:
-    """Raises `ValueError` if windows, half overlapping, can't be cut between patches."""
+    """Raise `ValueError` unless windows that overlap by half start and end between patches."""
     if window is not None and (window < 1 or window % (2 * patch_size)):
         raise ValueError(f"the window must be a multiple of {2 * patch_size} pixels (two patches), got {window}")
-
-
-def psnr(one: Image.Image, other: Image.Image) -> float:
-    """Peak signal-to-noise ratio of two RGB pictures of the same size, in dB; infinite if they are equal."""
-    error = np.square(np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)).mean()
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)

@@ -1,0 +1,88 @@
+"""How a model turns an image into class logits: from pixels, from codes alone, or as the training-free baseline."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from ..data.base import SegmentationDataset
+from ..modeling_pat import PatForSemanticSegmentation
+from ..outputs_pat import PatSegmentationOutput
+from ..processing_pat import PatProcessor
+
+# Arguments: the model, pixel values (1, 3, H, W) and class embeddings (num_labels, dim).
+Predictor = Callable[[PatForSemanticSegmentation, torch.Tensor, torch.Tensor], PatSegmentationOutput]
+Source = Literal["pixels", "codes", "training_free"]
+
+
+def from_pixels(
+    model: PatForSemanticSegmentation, pixel_values: torch.Tensor, text_embeds: torch.Tensor
+) -> PatSegmentationOutput:
+    """The model's forward pass."""
+    return model(pixel_values=pixel_values, text_embeds=text_embeds)
+
+
+def from_codes(
+    model: PatForSemanticSegmentation,
+    pixel_values: torch.Tensor,
+    text_embeds: torch.Tensor,
+    num_levels: int | None = None,
+) -> PatSegmentationOutput:
+    """Encode the image, keep the codes of the coarsest `num_levels` levels (default: all), and segment those."""
+    height, width = pixel_values.shape[-2:]
+    codes = model.pat.encode(pixel_values).codes[:num_levels]
+    return PatSegmentationOutput(logits=model.segment_codes(codes, text_embeds, (height, width)))
+
+
+def training_free(
+    model: PatForSemanticSegmentation, pixel_values: torch.Tensor, text_embeds: torch.Tensor
+) -> PatSegmentationOutput:
+    """The training-free baseline: cosine similarity of CLIP's dense patch embeddings and the class embeddings."""
+    dense = model.pat.extract_features(pixel_values).dense_embeds
+    return PatSegmentationOutput(logits=model.logit_scale.exp() * (dense @ text_embeds.T).permute(0, 3, 1, 2))
+
+
+PREDICTORS: dict[str, Predictor] = {"pixels": from_pixels, "codes": from_codes, "training_free": training_free}
+
+
+class ClassPredictor:
+    """
+    From an image to a map of a data set's classes.
+
+    Args:
+        model: The model, in eval mode.
+        processor: Its processor.
+        dataset: Its classes are predicted.
+        prompts: Labels to use instead of `dataset.prompts`, as many.
+        source: Name of a predictor, or your own function.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: PatForSemanticSegmentation,
+        processor: PatProcessor,
+        dataset: SegmentationDataset,
+        prompts: list[str] | None = None,
+        source: Source | Predictor = "pixels",
+    ):
+        self.model, self.processor = model, processor
+        self.predict = source if callable(source) else PREDICTORS[source]
+        self.text_embeds = model.get_text_embeds(prompts or dataset.prompts, processor)
+        self.prompt_classes = torch.tensor(dataset.prompt_classes, device=model.device)
+
+    @torch.no_grad()
+    def __call__(self, pixel_values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """
+        Predict the class of every pixel.
+
+        Args:
+            pixel_values: (1, 3, H, W).
+            size: Height and width of the result.
+
+        Returns:
+            (height, width) int64 indices into the data set's `names`.
+        """
+        outputs = self.predict(self.model, pixel_values.to(self.model.device), self.text_embeds)
+        (prompt_map,) = self.processor.post_process_semantic_segmentation(outputs, target_sizes=[size])
+        return self.prompt_classes[prompt_map]
