@@ -21,17 +21,16 @@ DOCUMENTS = [
 PACKAGE = ROOT / "src" / "transformers_pat"
 # Named by the documents, and landing separately. Delete this with the last of them.
 PENDING = {
+    "docs/conformance.md",
+    "docs/results/pat_nano.md",
     "evaluation/predictors.py",
     "evaluation/report.py",
     "image_io_pat.py",
-    "losses_pat.py",
     "make conformance",
-    "text_embeddings_pat.py",
-    "tiling_pat.py",
+    "make results",
     "transformers-pat check-data",
     "transformers-pat evaluate",
     "transformers-pat train",
-    "transformers_internals_pat.py",
 }
 
 
@@ -42,6 +41,8 @@ def test_links_lead_somewhere(document):
         if "://" in target:
             continue
         linked = (document.parent / place).resolve() if place else document
+        if linked in {ROOT / name for name in PENDING}:
+            continue
         assert linked.exists(), f"{document.name} links to {target}"
         assert not anchor or anchor in anchors(linked), f"{document.name} links to {target}"
 

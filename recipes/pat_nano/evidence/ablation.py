@@ -9,7 +9,7 @@ import numpy as np
 from .figures import MEASURED, table
 
 ROWS = {
-    "training-free: CLIP's dense features, no PAT": ("pat", "floor"),
+    "training-free baseline: CLIP's patch embeddings": ("pat", "floor"),
     "baseline: `token_guidance=False`": ("baseline", "pixels"),
     "**PAT**": ("pat", "pixels"),
     "one level, stride 8": ("one_level", "pixels"),
