@@ -1,6 +1,6 @@
 """Training photos as one stack of squares on the training device, and random crops of them, recoloured and mixed.
 
-    python recipes/pat_nano/crops.py --data DATA --names WORK/names.json --output WORK/photos.pt
+python recipes/pat_nano/crops.py --data DATA --names WORK/names.json --output WORK/photos.pt
 """
 
 from __future__ import annotations

@@ -67,7 +67,10 @@ class DenseTeacher(nn.Module):
         fine = F.pixel_unshuffle(fine, 2)
         middle, last = self.standardize(features.middle, 1, cells), self.standardize(features.last, 2, cells)
         dense = F.adaptive_avg_pool2d(features.last.float(), cells).flatten(2).transpose(1, 2)
-        flat = {name: x.flatten(2).transpose(1, 2) for name, x in zip(("fine", "middle", "last"), (fine, middle, last))}
+        flat = {
+            name: x.flatten(2).transpose(1, 2)
+            for name, x in zip(("fine", "middle", "last"), (fine, middle, last), strict=True)
+        }
         return flat | {"dense": self.embed(dense), "image": self.embed(dense.mean(1))}
 
     def standardize(self, features: torch.Tensor, level: int, cells: int) -> torch.Tensor:

@@ -78,7 +78,7 @@ def dilate(stage: nn.Sequential) -> None:
 
 
 def pad_as_trained(conv: nn.Conv2d) -> None:
-    """"Same" padding for any even size; the published code fixes it for one size."""
+    """ "Same" padding for any even size; the published code fixes it for one size."""
     kernel, stride, dilation = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
     if stride == 1:
         conv.static_padding, side = nn.Identity(), dilation * (kernel - 1) // 2

@@ -146,7 +146,9 @@ def main() -> None:
     train(embed, features, names["train"], names["vocabularies"], table)
     weight, bias = embed.folded()
     mean, std = feature_statistics(args.data, files)
-    network = {name: value.half() if value.is_floating_point() else value for name, value in published_weights().items()}
+    network = {
+        name: value.half() if value.is_floating_point() else value for name, value in published_weights().items()
+    }
     state = {"network": network, "weight": weight, "bias": bias, "names": embeds, "mean": mean, "std": std}
     torch.save(state, args.work / "teacher.pt")
 
