@@ -30,6 +30,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tools/lint_models.py
 
 format: .venv/installed-dev
 	$(BIN)/ruff format .

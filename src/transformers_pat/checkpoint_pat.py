@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi
-from transformers import CLIPModel
+from transformers import CLIPModel, PreTrainedModel
 from transformers import logging as transformers_logging
 
+from .clip_features_pat import FrozenClipMixin
 from .configuration_pat import PatConfig
 from .hub_pat import AUTO_MAP, CUSTOM_PIPELINES, copy_code, render_card
 from .transformers_internals_pat import load_unreported
@@ -40,7 +41,7 @@ def read_clip(name: str, revision: str | None) -> CLIPModel:
     return clip
 
 
-class CheckpointMixin:
+class CheckpointMixin(FrozenClipMixin, PreTrainedModel):
     """`from_pretrained`, `from_clip_pretrained`, `save_pretrained` and `push_to_hub` of both models."""
 
     config: PatConfig

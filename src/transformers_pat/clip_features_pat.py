@@ -93,13 +93,13 @@ def extract_clip_features(
                 states[number] = hidden_states
 
         # The last block as it was trained, for the image embedding, and in the form that suits patches.
-        plain = dense = None
-        if dense_attention == "self_self":
+        if dense_attention == "standard":
+            dense = plain = _run_block(last_block, hidden_states, attentions)
+        else:
             dense = self_self_attention(last_block, hidden_states, attentions)
-        if dense is None or with_image_embeds or output_hidden_states:
-            plain = _run_block(last_block, hidden_states, attentions if dense is None else None)
+            plain = _run_block(last_block, hidden_states, None) if with_image_embeds or output_hidden_states else dense
         grid = [side // vision_model.config.patch_size for side in pixel_values.shape[-2:]]
-        patches = (plain if dense is None else dense)[:, 1:].unflatten(1, grid)
+        patches = dense[:, 1:].unflatten(1, grid)
         dense_embeds = _embed(vision_model, visual_projection, patches)
         image_embeds = _embed(vision_model, visual_projection, plain[:, 0]) if with_image_embeds else None
 
@@ -126,7 +126,7 @@ def _run_block(
 
 
 def _select(states: list[torch.Tensor], chosen: bool | list[int]) -> tuple[torch.Tensor | None, ...]:
-    if chosen is True:
+    if isinstance(chosen, bool):
         return tuple(states)
     indices = {index % len(states) for index in chosen if -len(states) <= index < len(states)}
     return tuple(state if index in indices else None for index, state in enumerate(states))

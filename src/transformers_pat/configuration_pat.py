@@ -1,6 +1,6 @@
 """Configuration of PAT: the CLIP, the pyramid levels, the codebooks, the guidance of the segmenter."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -60,8 +60,14 @@ class PatConfig(PreTrainedConfig):
     model_type = "pat"
     sub_configs_defaults = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}
 
-    vision_config: dict | CLIPVisionConfig | None = None
-    text_config: dict | CLIPTextConfig | None = None
+    if TYPE_CHECKING:  # as they are after `__post_init__`
+        vision_config: CLIPVisionConfig
+        text_config: CLIPTextConfig
+        feature_layers: list | tuple
+    else:
+        vision_config: dict | CLIPVisionConfig | None = None
+        text_config: dict | CLIPTextConfig | None = None
+        feature_layers: list | tuple | None = None
     projection_dim: int = 512
     logit_scale_init_value: float | int = 2.6592
     clip_name_or_path: str | None = None
@@ -69,7 +75,6 @@ class PatConfig(PreTrainedConfig):
     clip_fingerprint: str | None = None
     clip_saved: bool = True
     dense_attention: Literal["self_self", "standard"] = "self_self"
-    feature_layers: list | tuple | None = None
     level_strides: list | tuple = (2, 1, 0.5)
     codebook_sizes: list | tuple = (512, 512, 512)
     codebook_dim: int = 32

@@ -96,7 +96,7 @@ class PatLevelEncoder(nn.Module):
         self.project = nn.Linear(sum(widths), config.hidden_size * self.upsampling**2)
         is_finest = level == config.num_levels - 1
         # A level starts from its own layers alone; what finer levels add is learnt.
-        self.compose = None if is_finest else ZeroLinear(config.hidden_size, config.hidden_size)
+        self.compose = nn.Identity() if is_finest else ZeroLinear(config.hidden_size, config.hidden_size)
         self.finer_ratio = 1 if is_finest else round(self.stride / config.level_strides[level + 1])
         self.block = PatBlock(config.hidden_size, kernel_size=3)
         self.to_code = nn.Sequential(

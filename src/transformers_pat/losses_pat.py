@@ -20,6 +20,7 @@ def feature_loss(patch_embeds: torch.Tensor, image_embeds: torch.Tensor, feature
         image_embeds: Decoded image embedding, (batch, projection_dim).
         features: CLIP's, with `image_embeds`.
     """
+    assert features.image_embeds is not None
     patch_similarity = F.cosine_similarity(patch_embeds.float(), features.dense_embeds.detach().float(), dim=-1)
     image_similarity = F.cosine_similarity(image_embeds.float(), features.image_embeds.float(), dim=-1)
     return (1 - patch_similarity).mean() + (1 - image_similarity).mean()

@@ -3,12 +3,12 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
+from transformers import CLIPTextModel, CLIPVisionModel
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from .checkpoint_pat import CheckpointMixin
-from .clip_features_pat import ClipFeatures, FrozenClipMixin, extract_clip_features
+from .clip_features_pat import ClipFeatures, extract_clip_features
 from .codebook_pat import PatCodebook, PatCodebooks, QuantizedPyramid, read_codes
 from .configuration_pat import PatConfig
 from .layers_pat import PatDecoder, PatLevelEncoder, ZeroLinear, level_grid, pixel_shuffle, to_patch_grid
@@ -26,20 +26,20 @@ from .tiling_pat import (
 from .transformers_internals_pat import check_forward_kwargs
 
 
-class PatPreTrainedModel(CheckpointMixin, FrozenClipMixin, PreTrainedModel):
+class PatPreTrainedModel(CheckpointMixin):
     """Base of both models: CLIP's towers stay frozen and in eval mode."""
 
     config: PatConfig
     config_class = PatConfig
     base_model_prefix = "pat"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities: tuple[str, ...] = ("image", "text")
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ["CLIPEncoderLayer", "CLIPVisionEmbeddings", "CLIPTextEmbeddings", "PatBlock"]
+    _no_split_modules = ["PatBlock"]
     # Statistics of moving averages lose small steps in half precision.
     _keep_in_fp32_modules_strict = [
         "codebooks.*.embed",
@@ -71,7 +71,7 @@ class PatModel(PatPreTrainedModel):
     embeddings (paper, abstract; sizes and wiring are our choice).
     """
 
-    input_modalities = ("image",)
+    input_modalities: tuple[str, ...] = ("image",)
 
     def __init__(self, config: PatConfig):
         super().__init__(config)
@@ -165,7 +165,7 @@ class PatModel(PatPreTrainedModel):
 
     def tokenize(self, features: ClipFeatures) -> QuantizedPyramid:
         """Quantise the pyramid, composed from fine to coarse."""
-        finer, to_quantize = None, []
+        finer, to_quantize = None, list[torch.Tensor]()
         for encoder in reversed(self.encoders):
             finer, level_features = encoder(features.taps, finer)
             to_quantize.insert(0, level_features)
@@ -394,13 +394,13 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
         pyramid = self.pat.tokenize(features) if config.token_guidance or has_labels else None
         # What the shared decoder makes of all levels guides the segmenter; its gradient stops at the codes.
         guidance = None
-        if config.token_guidance:
+        if config.token_guidance and pyramid is not None:
             coupled = config.segmentation_updates_codes
             guidance = self.pat.decoder([level if coupled else level.detach() for level in pyramid.vectors])
         logits = self._segment(features.dense_embeds, text_embeds, guidance, size)
         # The loss: segmentation of the image, the same from its codes alone, and the tokenizer's own.
         losses: dict[str, torch.Tensor] = {}
-        if has_labels:
+        if has_labels and pyramid is not None:
             ignore_index = config.semantic_loss_ignore_index
             losses["segmentation_loss"] = segmentation_loss(logits, labels, ignore_index)
             losses["code_segmentation_loss"] = text_embeds.new_zeros(())

@@ -44,4 +44,5 @@ def register() -> None:
 
 def image_processors() -> dict[str, type]:
     """The image processors that work here, by backend."""
-    return {"pil": PatImageProcessorPil} | ({"torchvision": PatImageProcessor} if is_torchvision_available() else {})
+    processors: dict[str, type] = {"pil": PatImageProcessorPil}
+    return processors | ({"torchvision": PatImageProcessor} if is_torchvision_available() else {})

@@ -57,12 +57,13 @@ def segment_by_windows(
         Logits of the whole image.
     """
     height, width = pixel_values.shape[-2:]
-    total = weight = None
+    total = weight = torch.empty(0)
+    cell = 0
     for top in window_starts(height, window_size, stride):
         for left in window_starts(width, window_size, stride):
             window = pixel_values[..., top : top + window_size, left : left + window_size]
             logits = segment(window)
-            if total is None:
+            if cell == 0:
                 cell = window.shape[-2] // logits.shape[-2]
                 total = logits.new_zeros(*logits.shape[:2], height // cell, width // cell)
                 weight = logits.new_zeros(1, 1, height // cell, width // cell)
@@ -137,6 +138,7 @@ def segment_by_size(
             labels=None if labels is None else labels[rows, :height, :width],
             noise=None if noise is None else noise[rows],
         )
+        assert output.logits is not None
         outputs.update(zip(rows, output.logits, strict=True))
         for name in LOSS_FIELDS:
             if name in output:
