@@ -174,7 +174,7 @@ class PatCodebooks(nn.ModuleList):
 
     def quantize(self, features: list[torch.Tensor], dtype: torch.dtype) -> QuantizedPyramid:
         """Quantise the features of all levels, (batch, rows, columns, codebook_dim) each, to vectors of `dtype`."""
-        levels = [codebook(level) for codebook, level in zip(self, features, strict=True)]
+        levels = [codebook(features[level]) for level, codebook in enumerate(self)]
         vectors, codes, commitment_losses = zip(*levels, strict=True)
         return QuantizedPyramid([level.to(dtype) for level in vectors], codes, torch.stack(commitment_losses).mean())
 
@@ -203,10 +203,8 @@ class PatCodebooks(nn.ModuleList):
 
     def statistics(self, codes: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         """Share of each level's codes that occur in `codes`, 0 to 1, and their perplexity; both (num_levels,)."""
-        counts = [
-            torch.bincount(level.flatten(), minlength=codebook.num_codes)
-            for codebook, level in zip(self, codes, strict=True)
-        ]
+        levels = enumerate(self)
+        counts = [torch.bincount(codes[level].flatten(), minlength=codebook.num_codes) for level, codebook in levels]
         usage, perplexity = zip(*map(code_statistics, counts), strict=True)
         return torch.stack(usage), torch.stack(perplexity)
 
