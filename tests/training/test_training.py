@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from transformers_pat import PatForSemanticSegmentation, PatModel
 from transformers_pat.cli.arguments import run_script
-from transformers_pat.training import loop
+from transformers_pat.cli.train import main
 
 from ..support.data import write_set
 from ..support.training import command
@@ -236,7 +236,7 @@ def mistake(workplace, tmp_path, monkeypatch, capsys):
     def run(*arguments, output=tmp_path):
         monkeypatch.setattr(sys, "argv", command(workplace, output, *arguments)[1:])
         with pytest.raises(SystemExit) as ended:
-            run_script(loop.main)
+            run_script(main)
         told = capsys.readouterr().err if isinstance(ended.value.code, int) else ended.value.code
         return told.strip().splitlines()[-1]
 

@@ -11,7 +11,8 @@ from PIL import Image
 from transformers_pat.data import BadSampleError, FolderDataset
 from transformers_pat.data.source import DataSource, read_source
 from transformers_pat.training.augmentation import TrainingView
-from transformers_pat.training.batches import TrainingBatches, VocabularySampler, renumber
+from transformers_pat.training.batches import TrainingBatches
+from transformers_pat.training.vocabulary import VocabularySampler, renumber
 
 from ..support.data import write_set
 
@@ -189,8 +190,8 @@ def test_words_cover_what_is_present_and_vary():
 
 
 def test_labels_are_renumbered_by_word():
-    labels = torch.tensor([[0, 3, -1, 2]])
-    assert renumber(labels, [3, 0], num_classes=4, ignore_index=255).tolist() == [[1, 0, 255, 255]]
+    labels = torch.tensor([[0, 3, 65535, 2]])
+    assert renumber(labels, [3, 0], 4, ignore_index=65535, new_ignore_index=255).tolist() == [[1, 0, 255, 255]]
 
 
 @pytest.mark.parametrize(

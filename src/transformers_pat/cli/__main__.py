@@ -1,3 +1,6 @@
+"""`python -m transformers_pat.cli`."""
+
 from .app import app
 
-app()
+if __name__ == "__main__":  # not in the processes that a DataLoader spawns
+    app(prog_name="transformers-pat")

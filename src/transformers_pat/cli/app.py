@@ -1,4 +1,4 @@
-"""The command line: `transformers-pat segment` and `transformers-pat reconstruct`."""
+"""The command line: `transformers-pat segment`, `reconstruct`, `train`, `evaluate` and `check-data`."""
 
 import glob
 import json
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .. import PAT_NANO, __version__
+from .. import __version__
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,12 +30,14 @@ errors = Console(stderr=True)
 
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, folders or globs.", show_default=False)]
 ModelName = Annotated[
-    str, typer.Option("--model", metavar="NAME", help="Checkpoint: Hub name or folder.", show_default="pat-nano")
+    str,
+    typer.Option("--model", metavar="NAME", help="Checkpoint: a folder, a Hub name, or pat-nano, which is built in."),
 ]
 OutputFolder = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the results go.")]
 
 
 def show_version(wanted: bool) -> None:
+    """Print the version and exit."""
     if wanted:
         console.print(f"transformers-pat {__version__}", highlight=False)
         raise typer.Exit
@@ -47,7 +49,7 @@ def root(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Segment photos by any words, or look at what a tokenizer keeps of them."""
+    """Segment photos by any words, look at what a tokenizer keeps of them, train and evaluate."""
 
 
 @app.command()
@@ -57,7 +59,7 @@ def segment(
         str | None,
         typer.Option(metavar="WORDS", help='What to look for: "road, car, tree;bush" (; separates synonyms).'),
     ] = None,
-    model: ModelName = PAT_NANO,
+    model: ModelName = "pat-nano",
     output: OutputFolder = Path("pat-output"),
     background: Annotated[
         str | None,
@@ -101,7 +103,7 @@ def segment(
 
 
 @app.command()
-def reconstruct(images: Images, model: ModelName = PAT_NANO, output: OutputFolder = Path("pat-output")) -> None:
+def reconstruct(images: Images, model: ModelName = "pat-nano", output: OutputFolder = Path("pat-output")) -> None:
     """
     Turn photos into tokens and back.
 
@@ -123,6 +125,36 @@ def reconstruct(images: Images, model: ModelName = PAT_NANO, output: OutputFolde
     jobs.finish(output)
 
 
+# The next commands parse their arguments themselves, --help included.
+FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=FORWARD, add_help_option=False)
+def train(context: typer.Context) -> None:
+    """Train PAT on photos with masks, or its tokenizer on any photos. `train --help` lists the options."""
+    from .arguments import run_script
+    from .train import main
+
+    run_script(main, context.args)
+
+
+@app.command(context_settings=FORWARD, add_help_option=False)
+def evaluate(context: typer.Context) -> None:
+    """Compare a checkpoint's segmentations with masks. `evaluate --help` lists the options."""
+    from .arguments import run_script
+    from .evaluate import main
+
+    run_script(main, context.args)
+
+
+@app.command("check-data", context_settings=FORWARD, add_help_option=False)
+def check_data(context: typer.Context) -> None:
+    """Check the download of a benchmark. `check-data --help` lists the options."""
+    from .check_data import main
+
+    main(context.args)
+
+
 # What to work on
 
 
@@ -134,6 +166,7 @@ class Job:
     target: Path
 
     def path(self, ending: str) -> Path:
+        """Path of one result."""
         return self.target.with_name(self.target.name + ending)
 
 
@@ -166,6 +199,7 @@ class Jobs:
             return None
 
     def skip(self, reason: str) -> None:
+        """Report and count a photo that can't be read."""
         print_line(errors, f"Skipped: {reason}")
         self.num_failed += 1
 
@@ -254,6 +288,7 @@ def load(make):
 
 
 def make_folder(output: Path) -> None:
+    """Make the folder of the results; one line and exit code 2 if that fails."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -274,13 +309,14 @@ def write_segmentation(job: Job, photo: "Image", label_map: "np.ndarray", region
         "image": str(job.source),
         "width": photo.width,
         "height": photo.height,
-        "model": "pat-nano" if model == PAT_NANO else model,
+        "model": model,
         "labels": [asdict(region) for region in regions],
     }
     job.path(".json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_reconstruction(job: Job, original: "Image", rows: "list[Reconstruction]") -> None:
+    """Write the photo beside its reconstructions."""
     from ..visualization import reconstruction_sheet
 
     captions = [f"{levels(row.num_levels)}, {row.psnr:.1f} dB, {row.bits_per_pixel:.3f} bits/pixel" for row in rows]
@@ -299,6 +335,7 @@ def segmentation_table(job: Job, regions: "list[Region]") -> Table:
 
 
 def reconstruction_table(job: Job, rows: "list[Reconstruction]") -> Table:
+    """PSNR and bits per pixel by number of levels."""
     table = new_table(job, "Tokens", "PSNR (dB)", "Bits per pixel")
     for row in rows:
         table.add_row(levels(row.num_levels), f"{row.psnr:.1f}", f"{row.bits_per_pixel:.3f}")
@@ -306,6 +343,7 @@ def reconstruction_table(job: Job, rows: "list[Reconstruction]") -> Table:
 
 
 def new_table(job: Job, first: str, *others: str) -> Table:
+    """An empty table with these columns, the first of text, the others of numbers."""
     table = Table(title=escape(job.source.name), title_justify="left")
     table.add_column(first)
     for name in others:
@@ -314,6 +352,7 @@ def new_table(job: Job, first: str, *others: str) -> Table:
 
 
 def levels(count: int) -> str:
+    """Write the number with its noun: "1 level", "3 levels"."""
     return f"{count} level{'s' if count > 1 else ''}"
 
 

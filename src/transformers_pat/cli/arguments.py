@@ -1,7 +1,8 @@
-"""Command-line arguments of the example scripts: a dataclass, a config file, and mistakes that end in one line."""
+"""Arguments of commands and example scripts: a dataclass, a config file, and mistakes that end in one line."""
 
 import argparse
 import difflib
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -20,7 +21,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
         return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
 
-def parse_arguments(config_class: type, description: str | None, argv: list[str] | None = None) -> Any:
+def parse_arguments(
+    config_class: type, description: str | None, argv: list[str] | None = None, prog: str | None = None
+) -> Any:
     """
     Flags over the values of a `--config` file (YAML) over the defaults.
 
@@ -28,12 +31,14 @@ def parse_arguments(config_class: type, description: str | None, argv: list[str]
         config_class: Dataclass whose fields are the flags.
         description: For `--help`.
         argv: The arguments; those of the process by default.
+        prog: Name of the command in messages; the script's by default.
 
     Returns:
         An instance of `config_class`. Ends the program with one line on a typo, a missing value or file.
     """
     parser = HfArgumentParser(
         config_class,
+        prog=prog,
         usage="%(prog)s [--config FILE.yaml] [--NAME VALUE ...]",  # all flags would bury an error message below them
         description=description,
         formatter_class=HelpFormatter,
@@ -51,12 +56,20 @@ def parse_arguments(config_class: type, description: str | None, argv: list[str]
     return parsed[0]
 
 
-def run_script(main: Callable[[], None]) -> None:
+def run_script(main: Callable[..., None], *args: Any) -> None:
     """Call `main`; what the user can put right ends the program with one line."""
     try:
-        main()
+        main(*args)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {str(error).splitlines()[0]}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+
+
+def require_accelerate(command: str) -> None:
+    """Raise `ValueError` if the extra `train` is not installed."""
+    if importlib.util.find_spec("accelerate") is None:
+        raise ValueError(f'{command} needs accelerate: pip install "transformers_pat[train]"')
 
 
 def _config_to_flags(parser: HfArgumentParser, path: str, config_class: type) -> list[str]:

@@ -112,6 +112,6 @@ def say(line: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command with these arguments or the process's; a user's mistake ends in one line."""
     try:
-        app(argv)
+        app(argv, prog_name="transformers-pat check-data")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {str(error).splitlines()[0]}")

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from .. import PAT_NANO, PatForSemanticSegmentation
+from .. import PatForSemanticSegmentation
 from ..data import BENCHMARKS, DataSource, SegmentationDataset, read_source
 from ..data.base import read_classes
 from ..data.benchmark import read_class_list
 from ..evaluation import report
 from ..evaluation.evaluator import evaluate_dataset
 from ..evaluation.predictors import ClassPredictor, Source
-from .arguments import parse_arguments
-from .photos import load_checkpoint
+from ..loading import load_checkpoint
+from .arguments import parse_arguments, require_accelerate
 
 DESCRIPTION = """Segment photos by the class names of their data set, and compare with the masks. The default score,
 "mIoU", is the mean over the classes that occur in the ground truth; "mIoU, absent as 0" also counts, as 0, classes
@@ -33,7 +33,7 @@ that are predicted but never true. docs/evaluation.md explains both.
 class EvaluateConfig:
     """Options of the command."""
 
-    model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint: a folder or a Hub name."})
+    model: str = field(default="pat-nano", metadata={"help": "Checkpoint: a folder, a Hub name or pat-nano."})
     data: list[str] = field(
         default_factory=list, metadata={"help": "Data sets: FOLDER:SPLIT, or fields of DataSource as JSON."}
     )
@@ -73,11 +73,10 @@ class EvaluateConfig:
 def main(argv: list[str] | None = None) -> None:
     """Run the command with these arguments or the process's; `ValueError` or `OSError` on a user's mistake."""
     argv = sys.argv[1:] if argv is None else argv
-    args = parse_arguments(EvaluateConfig, DESCRIPTION, argv)
-    try:
-        from accelerate import Accelerator
-    except ImportError:
-        raise ValueError('evaluate needs accelerate: pip install "transformers_pat[train]"') from None
+    args = parse_arguments(EvaluateConfig, DESCRIPTION, argv, prog="transformers-pat evaluate")
+    require_accelerate("evaluate")
+    from accelerate import Accelerator
+
     sources = read_sources(args)
     datasets = {source.name: source.open() for source in sources}
     seen = read_seen(args.seen) if args.seen else None

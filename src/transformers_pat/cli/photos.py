@@ -1,18 +1,14 @@
-"""Checkpoints as `transformers-pat segment` and `reconstruct` use them: loading, and photos to results."""
+"""What `transformers-pat segment` and `reconstruct` compute: from photos to results."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers import PreTrainedConfig
-from transformers.utils import logging
 
+from ..loading import load_checkpoint
 from ..modeling_pat import PatForSemanticSegmentation, PatModel
 from ..pipeline_pat import PatSegmentationPipeline
-from ..processing_pat import PatProcessor
 from ..prompts_pat import BACKGROUND, check_labels, resolve_templates, split_candidate_labels
 from ..reconstruction import Reconstruction, reconstruct
 
@@ -112,40 +108,6 @@ class Reconstructor:
     def __call__(self, photo: Image.Image) -> tuple[Image.Image, list[Reconstruction]]:
         """See [`reconstruct`]."""
         return reconstruct(self.model, self.processor, photo)
-
-
-def load_checkpoint(model_class, checkpoint: str):
-    """
-    Load a PAT model in eval mode and float32, on the accelerator if there is one, and its processor.
-
-    Raises:
-        ValueError: If the checkpoint is damaged or not of a PAT model.
-        OSError: If it can't be loaded.
-    """
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(checkpoint)
-    except OSError as error:
-        raise OSError(f"no model {checkpoint}, neither as a folder nor on the Hub: {error}") from None
-    if config.get("model_type") != "pat":
-        kind = config.get("model_type", "unknown")
-        raise ValueError(f"{checkpoint} is not a PAT checkpoint (its model type is {kind})")
-    processor = PatProcessor.from_pretrained(checkpoint)
-    with no_progress_bars():
-        model = model_class.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.to(device), processor
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Without transformers' progress bars; afterwards as before."""
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
 
 
 def parse_background(background: str | None) -> float | list[str] | None:

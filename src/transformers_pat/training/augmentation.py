@@ -30,6 +30,8 @@ class TrainingView:
         self, image: Image.Image, labels: np.ndarray | None, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
+        Draw one view.
+
         Args:
             image: RGB photo.
             labels: (height, width) integer ids, or None for a photo without a mask.

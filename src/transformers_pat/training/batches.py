@@ -1,10 +1,8 @@
-"""Training batches from several data sets with different class lists, each batch known from its number alone."""
+"""Training batches from several data sets with different class lists; a batch depends on seed and number alone."""
 
 import itertools
-import json
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,23 +15,27 @@ from .augmentation import TrainingView
 
 class EpochDraws:
     """
-    Endless draws from a data set, every epoch in an order of its own.
+    Endless draws from a data set, each epoch in another order.
 
     Args:
         dataset: What to draw from.
-        seed: Two draws with the same seed and number are the same, whoever draws them.
+        seed: Draws with the same seed and number are equal in all processes.
         strict: Whether a sample that can't be used is an error; otherwise the next one takes its place.
     """
 
     def __init__(self, dataset: SegmentationDataset, seed: list[int], strict: bool):
         self.dataset, self.seed, self.strict = dataset, seed, strict
-        self._order = (-1, np.empty(0))
+        self._order = (-1, np.empty(0, dtype=np.int64))
 
     def __call__(self, number: int, skipped: list[str]) -> tuple[Sample, np.random.Generator]:
         """
-        Sample `number` and the source of its augmentation, seeded per (seed, epoch, index).
+        Read sample `number`; also returns the random numbers of its augmentation, seeded by (seed, epoch, index).
 
         Messages about samples that were left out are appended to `skipped`.
+
+        Raises:
+            BadSampleError: With `strict`, if the sample is not usable.
+            ValueError: If no sample is usable.
         """
         epoch, position = divmod(number, len(self.dataset))
         if self._order[0] != epoch:
@@ -51,7 +53,11 @@ class EpochDraws:
 
 
 class StreamDraws:
-    """The same from a stream, which is read on to the sample asked for; going far back means starting again."""
+    """
+    The same from a stream, which is read up to the sample.
+
+    A sample more than `lookback` before the last one means reading the stream from its start again.
+    """
 
     lookback = 64
 
@@ -60,9 +66,10 @@ class StreamDraws:
         self._start()
 
     def __call__(self, number: int, skipped: list[str]) -> tuple[Sample, np.random.Generator]:
-        epoch, index, row = self._row(number)
-        rng = np.random.default_rng([*self.seed, epoch, index])
-        while True:
+        """Read sample `number`, as [`EpochDraws`] does."""
+        first_epoch, index, row = self._row(number)
+        epoch, rng = first_epoch, np.random.default_rng([*self.seed, first_epoch, index])
+        while epoch <= first_epoch + 1:
             try:
                 return self.stream.read(row, f"row {index} of epoch {epoch}"), rng
             except BadSampleError as error:
@@ -70,7 +77,8 @@ class StreamDraws:
                     raise
                 skipped.append(str(error))
             number += 1
-            _, index, row = self._row(number)
+            epoch, index, row = self._row(number)
+        raise ValueError(f"no row of the stream can be used; the first: {skipped[0]}")
 
     def _start(self) -> None:
         self._rows = self._read_on()
@@ -97,18 +105,20 @@ class StreamDraws:
 
 class TrainingBatches(Dataset):
     """
-    Batches, each from one of several data sets: `pixel_values` (batch_size, 3, H, W); `noise` (batch_size,), see
-    [`PatModel.forward`]; the batch's `number`; messages about `skipped` samples; and for sets with masks `labels`
-    (batch_size, H, W), -1 where unknown, the `names` that they index, and how many pixels of each are `present`.
+    Batches, each from one of several data sets.
 
-    All processes draw the same data set for the same batch, and each its own part of the samples: two processes with
-    half the batch size see what one process sees.
+    A batch has `pixel_values` (batch_size, 3, H, W); `noise` (batch_size,), see [`PatModel.forward`]; its `number`;
+    and messages about `skipped` samples. With masks it also has `labels` (batch_size, H, W), the `names` that they
+    index, the data set's `ignore_index`, and in `present` (num_classes,) the number of pixels of each class.
+
+    All processes draw the same data set for the same batch, and each reads its own part of the samples: two processes
+    with half the batch size see the samples of one process.
 
     Args:
-        sources: Data set and weight, its share of the batches.
+        sources: Data sets and their weights, the relative share of the batches.
         view: Augmentation.
         batch_size: Images per batch and process.
-        num_batches: How many there are.
+        num_batches: Length of the run.
         seed: Seed of every random choice.
         process_index, num_processes: Which part of each batch to load.
         strict: Whether a sample that can't be used is an error; otherwise it is left out and named in `skipped`.
@@ -127,7 +137,9 @@ class TrainingBatches(Dataset):
     ):
         self.datasets = [dataset for dataset, _ in sources]
         self.draws = [
-            (StreamDraws if isinstance(dataset, HubStream) else EpochDraws)(dataset, [seed, number], strict)
+            StreamDraws(dataset, [seed, number], strict)
+            if isinstance(dataset, HubStream)
+            else EpochDraws(dataset, [seed, number], strict)
             for number, dataset in enumerate(self.datasets)
         ]
         self.view, self.batch_size = view, batch_size
@@ -159,70 +171,8 @@ class TrainingBatches(Dataset):
             "number": number,
         }
         if dataset.names:
-            known = torch.stack(labels)
-            batch["labels"] = known.masked_fill(known == dataset.ignore_index, -1)
-            batch["names"] = dataset.names
-            batch["present"] = torch.bincount(batch["labels"].flatten() + 1, minlength=len(dataset.names) + 1)[1:]
+            stacked = torch.stack(labels)
+            present = torch.bincount(stacked[stacked != dataset.ignore_index], minlength=len(dataset.names))
+            batch |= {"labels": stacked, "ignore_index": dataset.ignore_index}
+            batch |= {"names": dataset.names, "present": present}
         return batch
-
-
-class VocabularySampler:
-    """
-    Words for a data set's classes, varied so that the model does not learn one fixed list.
-
-    Args:
-        synonyms: Class name -> other words for it.
-        templates: Prompt templates to choose from.
-        seed: Seed of every choice.
-        keep_absent: Share of the classes absent from a batch that are still asked for.
-        max_words: Most words asked for at once; classes in the batch come first.
-    """
-
-    def __init__(
-        self,
-        synonyms: dict[str, list[str]],
-        templates: tuple[str, ...],
-        seed: int,
-        keep_absent: float = 0.7,
-        max_words: int = 255,
-    ):
-        self.synonyms, self.templates, self.seed = synonyms, templates, seed
-        self.keep_absent, self.max_words = keep_absent, max_words
-        # (word, template) -> class embedding, filled before training.
-        self.embeds: dict[tuple[str, str], torch.Tensor] = {}
-
-    def all_words(self, names: list[str]) -> list[str]:
-        """Every word that may be asked for."""
-        return list(dict.fromkeys(word for name in names for word in (name, *self.synonyms.get(name, ()))))
-
-    def __call__(self, names: list[str], present: torch.Tensor, number: int) -> tuple[list[str], list[int], str]:
-        """
-        Args:
-            names: The data set's classes.
-            present: (num_classes,) above 0 for those that occur in batch `number`, in any process.
-
-        Returns:
-            Distinct words, the class of each, and one template for all of them.
-        """
-        rng = np.random.default_rng([self.seed, number])
-        wanted = rng.random(len(names)) < self.keep_absent
-        order = rng.permutation(len(names))
-        ranked = [int(i) for i in order if present[i] > 0] + [int(i) for i in order if present[i] == 0 and wanted[i]]
-        words: dict[str, int] = {}
-        for index in ranked[: self.max_words] or order[:1].tolist():
-            free = [word for word in (names[index], *self.synonyms.get(names[index], ())) if word not in words]
-            if free:  # A class whose words are all taken by others can't be told from them: its pixels are ignored.
-                words[str(rng.choice(free))] = index
-        return list(words), list(words.values()), str(rng.choice(self.templates))
-
-
-def renumber(labels: torch.Tensor, classes: list[int], num_classes: int, ignore_index: int) -> torch.Tensor:
-    """Labels that index all classes, -1 where unknown, to labels that index the `classes` asked for."""
-    table = torch.full((num_classes + 1,), ignore_index, dtype=torch.int64)  # the last entry is that of -1
-    table[classes] = torch.arange(len(classes))
-    return table[labels]
-
-
-def read_synonyms(path: str | Path | None) -> dict[str, list[str]]:
-    """A JSON file {class name: [other words]}; nothing for None."""
-    return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}

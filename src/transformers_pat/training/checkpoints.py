@@ -1,51 +1,83 @@
-"""Checkpoints of a training run that survive a kill, a full disk and a power cut: complete, or not there."""
+"""Checkpoints of a training run that survive a kill, a full disk and a power cut; one run per folder."""
 
 import json
 import os
+import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
+from safetensors import safe_open
 
-PREFIX, PART_SUFFIX = "step_", ".part"
-INFO_FILE = "training.json"
+NAME = re.compile(r"step_(\d+)")
+PART_SUFFIX = ".part"
+INFO_FILE, LOCK_FILE = "training.json", ".lock"
+
+
+@contextmanager
+def only_run_in(accelerator: Accelerator, folder: str | Path) -> Iterator[None]:
+    """
+    Keep other runs out of `folder`; every process enters this.
+
+    Raises:
+        ValueError: If another run holds it.
+        OSError: If it can't be made.
+    """
+    # The loader's processes hold the lock of a run that was killed for up to 5 seconds.
+    lock, taken = FileLock(Path(folder, LOCK_FILE), timeout=8), False
+    if accelerator.is_main_process:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            taken = True
+    if _in_any_process(accelerator, taken):
+        raise ValueError(f"another run is writing to {folder}: wait until it ends, or choose another --output_dir")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def save_checkpoint(accelerator: Accelerator, folder: str | Path, step: int, info: dict, keep: int = 2) -> None:
     """
-    Write everything that the accelerator knows to `folder/step_NNNNNNN`; every process calls this.
+    Write the accelerator's whole state to `folder/step_NNNNNNN`; every process calls this.
 
-    The files get that name only once all are on the disk. Of older checkpoints the newest are kept.
+    The checkpoint gets that name only once all its files are on the disk. Then older ones are deleted.
 
     Args:
+        accelerator: What was prepared by it or registered with it is saved.
+        folder: Folder of the checkpoints.
         step: Number of steps done.
-        info: What [`read_info`] shall find, JSON.
-        keep: How many checkpoints to keep, this one included.
+        info: JSON-serialisable metadata, returned by [`read_info`].
+        keep: Number of checkpoints to keep, this one included.
 
     Raises:
-        OSError: If it can't be written. The last checkpoint before it is still there.
+        OSError: If it can't be written. The checkpoint before it is still there.
     """
     folder = Path(folder)
-    part = folder / f"{PREFIX}{step:07d}{PART_SUFFIX}"
+    part = folder / f"step_{step:07d}{PART_SUFFIX}"
     if accelerator.is_main_process:
         remove_parts(folder)
     accelerator.wait_for_everyone()
-    problem = None
-    try:
+
+    def write() -> None:
         accelerator.save_state(str(part))
         if accelerator.is_main_process:
             (part / INFO_FILE).write_text(json.dumps({"step": step, **info}, indent=2), encoding="utf-8")
-        _sync(part)
-    except Exception as error:  # each of the libraries below has a type of its own for a full disk
-        problem = error
-    failed = accelerator.reduce(torch.tensor(int(problem is not None), device=accelerator.device), "sum")
-    if failed:
+
+    # In two stages, because while one process writes, another would find its temporary files.
+    problem = _attempt(accelerator, write) or _attempt(accelerator, lambda: _sync(part))
+    if problem:
         if accelerator.is_main_process:
             remove_parts(folder)
         last = newest_checkpoint(folder)
         raise OSError(
-            f"the checkpoint of step {step} can't be written ({problem or 'in another process'}); "
+            f"the checkpoint of step {step} can't be written ({problem}); "
             f"{f'the last good one is {last}' if last else 'there is none before it'}"
         )
     if accelerator.is_main_process:
@@ -56,25 +88,81 @@ def save_checkpoint(accelerator: Accelerator, folder: str | Path, step: int, inf
     accelerator.wait_for_everyone()
 
 
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> int:
+    """
+    Restore what [`save_checkpoint`] saved, and return its `step`; every process calls this.
+
+    Raises:
+        ValueError: If a file is damaged. The message names it and the checkpoint before.
+    """
+    step = read_info(checkpoint)["step"]
+    try:
+        accelerator.load_state(str(checkpoint))
+        return step
+    except Exception as error:  # each of the libraries below has its own type for a damaged file
+        raise _damaged(
+            checkpoint, next(filter(_is_damaged, sorted(checkpoint.iterdir())), checkpoint), error
+        ) from None
+
+
 def newest_checkpoint(folder: str | Path) -> Path | None:
-    """The newest complete checkpoint in `folder`, None if there is none."""
+    """Return the newest complete checkpoint in `folder`, None if there is none."""
     return next(reversed(_complete(Path(folder))), None)
 
 
 def read_info(checkpoint: Path) -> dict:
-    """What [`save_checkpoint`] was given as `info`, and "step"."""
-    return json.loads((checkpoint / INFO_FILE).read_text(encoding="utf-8"))
+    """Return the `info` of [`save_checkpoint`], and "step"; `ValueError` if the file is damaged."""
+    path = checkpoint / INFO_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(checkpoint, path, error) from None
 
 
 def remove_parts(folder: Path) -> None:
-    """Delete what a kill left half-written."""
-    for part in folder.glob(f"{PREFIX}*{PART_SUFFIX}"):
+    """Delete what a killed run left half-written."""
+    for part in folder.glob(f"step_*{PART_SUFFIX}"):
         shutil.rmtree(part, ignore_errors=True)
 
 
 def _complete(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.suffix != PART_SUFFIX)
+    found = [(int(name[1]), path) for path in folder.glob("step_*") if (name := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def _in_any_process(accelerator: Accelerator, flag: bool) -> bool:
+    return bool(accelerator.reduce(torch.tensor(int(flag), device=accelerator.device), "sum"))
+
+
+def _attempt(accelerator: Accelerator, work: Callable[[], None]) -> str | None:
+    """Call `work` in every process and wait for all; returns what went wrong in any of them."""
+    problem = None
+    try:
+        work()
+    except Exception as error:  # each of the libraries below has its own type for a full disk
+        problem = str(error)
+    return problem or "in another process" if _in_any_process(accelerator, problem is not None) else None
+
+
+def _damaged(checkpoint: Path, path: Path, error: Exception) -> ValueError:
+    before = next((old for old in reversed(_complete(checkpoint.parent)) if old < checkpoint), None)
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    back = f"to continue from {before.name}" if before else "to start anew"
+    return ValueError(f"{path} is damaged ({reason}): delete {checkpoint} {back}")
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file of a checkpoint can't be read."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt"):
+                return False
+        if path.suffix in (".bin", ".pkl", ".pt"):
+            torch.load(path, map_location="cpu", weights_only=False)
+    except Exception:
+        return True
+    return False
 
 
 def _sync(folder: Path) -> None:

@@ -1,131 +1,100 @@
-"""Train PAT on any data with masks, or its tokenizer on any photos.
-
-CPU smoke run   python examples/train.py --config configs/nano_smoke.yaml --train ../data/mine:train
-1 GPU           accelerate launch examples/train.py --config configs/vitb16_coco_stuff.yaml
-8 GPUs          accelerate launch --multi_gpu --num_processes 8 examples/train.py --config ... --batch_size 4
-2 nodes of 8    on each, with --machine_rank 0 and 1:
-                accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank 0
-                    --main_process_ip HOST --main_process_port 29500 examples/train.py --config ... --batch_size 2
-2 CPU processes torchrun --standalone --nproc_per_node 2 examples/train.py --config ...
-FSDP, DeepSpeed accelerate launch --config_file YOURS.yaml examples/train.py --config ...  (docs/training.md)
-Own photos      ... --train ../data/mine:train --validation ../data/mine:val
-Tokenizer only  ... --objective tokenizer --train '{"photos": "../photos"}'
-Continue        the same command with --resume
-
-Every value of the config file is also a flag; flags win.
-"""
+"""The training loop: from a [`TrainConfig`] to a trained checkpoint in its `output_dir`."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from huggingface_hub import upload_folder
 from huggingface_hub.errors import StrictDataclassError
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import get_scheduler
+from transformers import PreTrainedConfig, get_scheduler
 
-from transformers_pat import PatConfig, PatForSemanticSegmentation, PatProcessor
-from transformers_pat.cli.arguments import parse_arguments
-from transformers_pat.data.source import DataSource, read_source
-from transformers_pat.evaluation.evaluator import evaluate_dataset
-from transformers_pat.prompts_pat import resolve_templates
-from transformers_pat.reconstruction import reconstruct
-from transformers_pat.training.augmentation import TrainingView
-from transformers_pat.training.batches import TrainingBatches, VocabularySampler, read_synonyms, renumber
-from transformers_pat.training.checkpoints import newest_checkpoint, read_info, save_checkpoint
-from transformers_pat.training.lora import ADAPTER_FOLDER, add_lora, save_with_lora
-from transformers_pat.training.report import TrainingReport
-from transformers_pat.visualization import overlay, reconstruction_sheet
-
-
-def option(text: str, **default):
-    return field(metadata={"help": text}, **default)
+from ..configuration_pat import PatConfig
+from ..loading import load_checkpoint as load_model
+from ..modeling_pat import PatForSemanticSegmentation
+from ..processing_pat import PatProcessor
+from ..prompts_pat import resolve_templates
+from .augmentation import TrainingView
+from .batches import TrainingBatches
+from .checkpoints import load_checkpoint, newest_checkpoint, only_run_in, read_info, save_checkpoint
+from .config import FIXED, TrainConfig
+from .lora import ADAPTER_FOLDER, add_lora, save_with_lora
+from .report import TrainingReport, open_validation_sets, validate
+from .vocabulary import VocabularySampler, read_synonyms, renumber
 
 
-@dataclass
-class TrainConfig:
-    clip: str = option("CLIP checkpoint to build on: a folder or a Hub name.")
-    output_dir: str = option("Where checkpoints, logs, samples and the final model go.")
-    train: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Data sets: FOLDER:SPLIT, or JSON with the fields of transformers_pat.sources.DataSource."},
-    )
-    validation: list[str] = field(
-        default_factory=list, metadata={"help": "Data sets for the mean IoU during training, in the same form."}
-    )
-    data: str | None = option("Folder in which the data sets' folders are looked for.", default=None)
-    objective: Literal["segmentation", "tokenizer"] = option("tokenizer needs no masks.", default="segmentation")
-    model: str = option('JSON: fields of PatConfig, {"hidden_size": 128}.', default="{}")
-    synonyms: str | None = option("JSON file: class name -> other words for it.", default=None)
-    templates: str = option("Prompt templates: none, simple, vild, imagenet.", default="simple")
-    strict: bool = option("Stop at a photo or mask that can't be used, instead of skipping it.", default=False)
+def train(config: TrainConfig) -> None:
+    """
+    Train, and save checkpoints, logs, pictures and the trained model to `config.output_dir`.
 
-    crop_size: int = option("Side of the square training crops, pixels.", default=224)
-    batch_size: int = option("Images per process and forward.", default=16)
-    gradient_accumulation_steps: int = option("Forwards per optimizer step, each from one data set.", default=1)
-    max_steps: int = option("Optimizer steps.", default=2000)
-    learning_rate: float = option("Highest learning rate.", default=1e-3)
-    schedule: Literal["cosine", "polynomial"] = option("Decay after warm-up; polynomial: power 0.9.", default="cosine")
-    warmup_steps: int = option("Steps over which the learning rate rises.", default=100)
-    weight_decay: float = option("Of matrices; vectors are not decayed.", default=0.05)
-    max_grad_norm: float = option("Gradients are clipped to this norm.", default=1.0)
-    ema_decay: float = option("Average the trained weights with this decay; 0: don't.", default=0.0)
-    lora_rank: int = option("Rank of LoRA on CLIP's vision attention (peft); 0: none.", default=0)
-    mixed_precision: Literal["no", "bf16", "fp16"] = option("Precision of the forward.", default="no")
-    gradient_checkpointing: bool = option("Trade time for memory.", default=False)
-    workers: int = option("Processes that load data, per training process.", default=1)
-    seed: int = option("Seed of everything.", default=0)
+    Every process of a distributed run calls this. SIGTERM saves a checkpoint and ends the program.
 
-    log_every: int = option("Steps between two lines of the log.", default=10)
-    save_every: int = option("Steps between two checkpoints; 0: none.", default=500)
-    validate_every: int = option("Steps between two validations; 0: none.", default=0)
-    samples: int = option("Photos of each validation set to make pictures of.", default=2)
-    tracker: str = option("Any of accelerate's trackers: tensorboard, wandb, ...", default="tensorboard")
-    resume: bool = option("Go on from the newest checkpoint in output_dir, if there is one.", default=False)
-    push_to_hub: str | None = option("Hub repository for the trained model.", default=None)
+    Raises:
+        ValueError: If an option or a data set is not usable, or another run is writing to the folder.
+        OSError: If something can't be read or written.
+    """
+    accelerator = make_accelerator(config)
+    try:
+        with only_run_in(accelerator, config.output_dir), sigterm_sets_trigger(accelerator):
+            finished = run(config, accelerator)
+    except KeyboardInterrupt:
+        last = newest_checkpoint(config.checkpoint_dir)
+        where = f"continues from {last}" if last else "starts anew: there is no checkpoint yet"
+        sys.exit(f"interrupted: the same command with --resume {where}" if accelerator.is_main_process else 1)
+    accelerator.free_memory()
+    accelerator.end_training()
+    if not finished:
+        sys.exit(128 + signal.SIGTERM)
 
 
-def main() -> None:
-    args = parse_arguments(TrainConfig, __doc__)
-    accelerator = make_accelerator(args)
-    set_seed(args.seed)
-    model, processor = make_model(args)
-    batches = make_batches(args, processor, accelerator)
-    vocabulary = make_vocabulary(args, model, processor, batches)
-    # The tokenizer is a part of the segmenter, which learns nothing of its own without masks.
-    learner = model if args.objective == "segmentation" else model.pat
-    if args.lora_rank:
-        add_lora(model, args.lora_rank)
-    if args.gradient_checkpointing:
+def run(config: TrainConfig, accelerator: Accelerator) -> bool:
+    """Set everything up, train step by step, and save the model; returns False if SIGTERM came before."""
+    checkpoint = find_checkpoint(config, accelerator)
+    set_seed(config.seed)
+    model, processor = make_model(config)
+    batches = make_batches(config, processor, accelerator)
+    validation_sets = open_validation_sets(config)
+    model.to(accelerator.device)
+    vocabulary = make_vocabulary(config, model, processor, batches)
+    # Without masks only the tokenizer, a part of the segmentation model, is trained.
+    learner = model if config.objective == "segmentation" else model.pat
+    if config.lora_rank:
+        add_lora(model, config.lora_rank)
+    if config.gradient_checkpointing:
         learner.gradient_checkpointing_enable()
     accelerator.print(f"{learner.num_trainable_parameters / 1e6:.2f} M trained parameters")
-    optimizer = make_optimizer(args, learner)
-    scheduler = make_scheduler(args, optimizer)  # not prepared: accelerate would step it once per process
-    average = make_average(args, learner, accelerator)
+    optimizer = make_optimizer(config, learner)
+    scheduler = make_scheduler(config, optimizer)  # not prepared: accelerate would step it once per process
+    average = make_average(config, learner, accelerator)
     learner, optimizer = accelerator.prepare(learner, optimizer)
     accelerator.register_for_checkpointing(scheduler, *([average] if average else []))
-    first_step = restore(args, accelerator)
-    loader = iter(make_loader(args, batches, first_step))
-    progress = tqdm(total=args.max_steps, initial=first_step, disable=not accelerator.is_main_process)
-    report = TrainingReport(accelerator, progress, args.log_every, images_per_step(args, accelerator))
+    first_step = load_checkpoint(accelerator, checkpoint) if checkpoint else 0
+    start_trackers(config, accelerator)
+    loader = iter(make_loader(config, batches, first_step))
+    progress = tqdm(total=config.max_steps, initial=first_step, disable=not accelerator.is_main_process)
+    report = TrainingReport(accelerator, progress, config.log_every, images_per_step(config, accelerator))
 
     learner.train()
     with progress:
-        for step in range(first_step + 1, args.max_steps + 1):
-            for _ in range(args.gradient_accumulation_steps):
+        for step in range(first_step + 1, config.max_steps + 1):
+            for _ in range(config.gradient_accumulation_steps):
                 batch = next(loader)
                 report.skip(batch["skipped"])
                 with accelerator.accumulate(learner):
                     outputs = learner(**make_inputs(batch, accelerator, model, vocabulary))
                     accelerator.backward(outputs.loss)
                     if accelerator.sync_gradients:
-                        accelerator.clip_grad_norm_(learner.parameters(), args.max_grad_norm)
+                        accelerator.clip_grad_norm_(learner.parameters(), config.max_grad_norm)
                     optimizer.step()
                     optimizer.zero_grad()
                 report.add(outputs)
@@ -133,58 +102,121 @@ def main() -> None:
             if average:
                 average.update_parameters(accelerator.unwrap_model(learner))
             report.step(step, scheduler.get_last_lr()[0])
-            if args.validate_every and step % args.validate_every == 0:
-                validate(
-                    args,
-                    accelerator,
-                    average.module if average else accelerator.unwrap_model(learner),
-                    processor,
-                    step,
-                )
-            if args.save_every and step % args.save_every == 0:
-                info = {"images_per_step": images_per_step(args, accelerator)}
-                save_checkpoint(accelerator, checkpoint_folder(args), step, info)
-            progress.update()
-
+            if is_due(step, config.validate_every) or step == config.max_steps:
+                evaluated = average.module if average else accelerator.unwrap_model(learner)
+                validate(config, accelerator, evaluated, processor, validation_sets, step)
+            stopped = accelerator.check_trigger()
+            if stopped or is_due(step, config.save_every):
+                save_checkpoint(accelerator, config.checkpoint_dir, step, checkpoint_info(config, accelerator))
+            if stopped:
+                accelerator.print(f"stopped by SIGTERM: the same command with --resume continues from step {step}")
+                return False
     report.close()
-    finish(args, accelerator, learner, average, processor)
-    del learner, optimizer, scheduler
-    accelerator.free_memory()
-    accelerator.end_training()
+    finish(config, accelerator, learner, average, processor)
+    return True
 
 
-def make_accelerator(args: TrainConfig) -> Accelerator:
-    """Accelerate's own configuration, with what the arguments say and a tracker in output_dir."""
+@contextmanager
+def sigterm_sets_trigger(accelerator: Accelerator) -> Iterator[None]:
+    """On SIGTERM, set the accelerator's trigger instead of ending the program."""
+    before = signal.signal(signal.SIGTERM, lambda *_: accelerator.set_trigger())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether `step` is one of every `every`; 0 means never."""
+    return every > 0 and step % every == 0
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Make an accelerator from accelerate's own configuration and the options."""
     accelerator = Accelerator(
         # Otherwise accelerate takes the processes that torchrun starts without a GPU for one run each.
         cpu=not torch.accelerator.is_available(),
-        mixed_precision=args.mixed_precision,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=args.tracker,
-        project_dir=args.output_dir,
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=config.tracker,
+        project_dir=config.output_dir,
     )
     if accelerator.state.deepspeed_plugin:  # it can't read the batch size off a loader that it does not prepare
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = args.batch_size
-    plain = {name: value for name, value in asdict(args).items() if isinstance(value, (int, float, str))}
-    accelerator.init_trackers("pat", config=plain)
+        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.batch_size
     return accelerator
 
 
-def make_model(args: TrainConfig) -> tuple[PatForSemanticSegmentation, PatProcessor]:
-    """An untrained PAT around CLIP."""
-    model_fields = read_model_fields(args.model)
+def start_trackers(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Start the trackers, with the options as the run's hyperparameters."""
+    plain = {name: value for name, value in asdict(config).items() if isinstance(value, (int, float, str))}
+    accelerator.init_trackers("pat", config=plain)
+
+
+def find_checkpoint(config: TrainConfig, accelerator: Accelerator) -> Path | None:
+    """
+    Find the checkpoint to resume from, None to start anew.
+
+    Raises:
+        ValueError: If there is one and `resume` is not set, it is damaged, or it was made with other options.
+    """
+    newest = newest_checkpoint(config.checkpoint_dir)
+    if newest is None:
+        return None
+    if not config.resume:
+        raise ValueError(f"{newest} is of an earlier run: add --resume to continue it, or choose another --output_dir")
+    now, then = checkpoint_info(config, accelerator), read_info(newest)
+    if then["images_per_step"] != now["images_per_step"]:
+        raise ValueError(
+            f"{newest} was made with {then['images_per_step']} images a step, this run has "
+            f"{now['images_per_step']}: change batch_size or gradient_accumulation_steps"
+        )
+    for name, value in then.get("options", {}).items():
+        if now["options"].get(name) != value:
+            raise ValueError(
+                f"{newest} was made with {name} {value}, this run has {now['options'].get(name)}: "
+                "use the same, or choose another --output_dir"
+            )
+    return newest
+
+
+def checkpoint_info(config: TrainConfig, accelerator: Accelerator) -> dict:
+    """What must be the same when a run is resumed."""
+    options = {name: getattr(config, name) for name in FIXED}
+    return {"images_per_step": images_per_step(config, accelerator), "options": options}
+
+
+def make_model(config: TrainConfig) -> tuple[PatForSemanticSegmentation, PatProcessor]:
+    """Load the PAT of `init`, or make an untrained one around the CLIP of `clip`."""
+    if config.init:
+        return load_model(PatForSemanticSegmentation, config.init)
+    assert config.clip is not None  # checked by TrainConfig
+    model_fields = read_model_fields(config.model)
+    check_clip(config.clip)
     try:
-        processor = PatProcessor.from_clip_pretrained(args.clip)
-        return PatForSemanticSegmentation.from_clip_pretrained(args.clip, **model_fields), processor
+        processor = PatProcessor.from_clip_pretrained(config.clip)
+        return PatForSemanticSegmentation.from_clip_pretrained(config.clip, **model_fields), processor
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--clip: {args.clip!r} is no folder with a CLIP, nor one on the Hub: {reason}") from None
+        raise ValueError(f"--clip: {config.clip!r} can't be loaded: {str(error).splitlines()[0]}") from None
     except StrictDataclassError as error:
         raise ValueError(f"--model: {str(error).split('ValueError: ')[-1].strip()}") from None
 
 
+def check_clip(name: str) -> None:
+    """Raise `ValueError` unless there is a CLIP of this name: one request, where loading makes and retries many."""
+    if "/" not in name and not Path(name).is_dir():
+        raise ValueError(f"--clip: no folder {name!r}, and no Hub name such as openai/clip-vit-base-patch16")
+    try:
+        model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    except OSError as error:
+        raise ValueError(f"--clip: {name!r} can't be loaded: {str(error).splitlines()[0]}") from None
+    if model_type == "pat":
+        raise ValueError(f"--clip: {name!r} is a PAT checkpoint: to train it further, use --init {name}")
+    if model_type != "clip":
+        raise ValueError(f"--clip: {name!r} is no CLIP (its model type is {model_type or 'unknown'})")
+
+
 def read_model_fields(text: str) -> dict:
-    """Fields of PatConfig, which itself takes any name."""
+    """Read the fields of PatConfig, which itself takes any name."""
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -195,172 +227,112 @@ def read_model_fields(text: str) -> dict:
     return values
 
 
-def images_per_step(args: TrainConfig, accelerator: Accelerator) -> int:
-    return args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+def images_per_step(config: TrainConfig, accelerator: Accelerator) -> int:
+    """Images of one optimizer step, of all processes together."""
+    return config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
 
 
-def checkpoint_folder(args: TrainConfig) -> Path:
-    return Path(args.output_dir, "checkpoints")
-
-
-def read_sources(args: TrainConfig, items: list[str]) -> list[DataSource]:
-    """Data sets by their descriptions, plain folders looked for in --data."""
-    sources = [read_source(item) for item in items]
-    for source in sources:
-        if source.folder and args.data:
-            source.folder = str(Path(args.data, source.folder))
-    return sources
-
-
-def make_batches(args: TrainConfig, processor: PatProcessor, accelerator: Accelerator) -> TrainingBatches:
-    """All batches of the run, this process's part of each."""
-    if not args.train:
-        raise ValueError("--train: name at least one data set, such as ../data/mine:train")
-    sources = read_sources(args, args.train)
-    opened = [(source.open(args.strict), source.weight) for source in sources]
+def make_batches(config: TrainConfig, processor: PatProcessor, accelerator: Accelerator) -> TrainingBatches:
+    """Make all batches of the run, of each this process's part."""
+    sources = config.sources(config.train)
+    opened = [(source.open(config.strict), source.weight) for source in sources]
     for source, (dataset, _) in zip(sources, opened, strict=True):
-        if args.objective == "segmentation" and not dataset.names:
+        if config.objective == "segmentation" and not dataset.names:
             raise ValueError(f"{source.name} has no masks: train with --objective tokenizer, or leave it out")
         for problem in getattr(dataset, "missing", []):
             accelerator.print(f"skipped: {problem}")
+    image_processor = processor.image_processor
     return TrainingBatches(
         opened,
-        TrainingView(args.crop_size, processor.image_processor.image_mean, processor.image_processor.image_std),
-        args.batch_size,
-        args.max_steps * args.gradient_accumulation_steps,
-        args.seed,
+        TrainingView(config.crop_size, image_processor.image_mean, image_processor.image_std),
+        config.batch_size,
+        config.max_steps * config.gradient_accumulation_steps,
+        config.seed,
         accelerator.process_index,
         accelerator.num_processes,
-        args.strict,
+        config.strict,
     )
 
 
-def make_loader(args: TrainConfig, batches: TrainingBatches, first_step: int) -> DataLoader:
-    order = range(first_step * args.gradient_accumulation_steps, len(batches))
-    return DataLoader(batches, batch_size=None, sampler=order, num_workers=args.workers)
+def make_loader(config: TrainConfig, batches: TrainingBatches, first_step: int) -> DataLoader:
+    """Load the batches of the steps after `first_step`."""
+    order = range(first_step * config.gradient_accumulation_steps, len(batches))
+    return DataLoader(
+        batches, batch_size=None, sampler=order, num_workers=config.workers, worker_init_fn=ignore_signals
+    )
+
+
+def ignore_signals(_: int) -> None:
+    """Leave signals that a whole process group receives to the training process, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def make_vocabulary(
-    args: TrainConfig, model: PatForSemanticSegmentation, processor: PatProcessor, batches: TrainingBatches
+    config: TrainConfig, model: PatForSemanticSegmentation, processor: PatProcessor, batches: TrainingBatches
 ) -> VocabularySampler | None:
-    """The sampler of words with the embeddings of all of them, so that the text tower runs only here."""
-    if args.objective == "tokenizer":
+    """Make the sampler of words with all their embeddings, so that the text tower runs only here."""
+    if config.objective == "tokenizer":
         return None
-    templates = resolve_templates(args.templates)
-    vocabulary = VocabularySampler(read_synonyms(args.synonyms), templates, args.seed)
-    words = {word for dataset in batches.datasets for word in vocabulary.all_words(dataset.names)}
-    for template in tqdm(templates, desc="embedding words", leave=False):
-        embeds = model.get_text_embeds(sorted(words), processor, templates=[template])
-        vocabulary.embeds.update(((word, template), row) for word, row in zip(sorted(words), embeds, strict=True))
+    vocabulary = VocabularySampler(read_synonyms(config.synonyms), resolve_templates(config.templates), config.seed)
+    vocabulary.embed([name for dataset in batches.datasets for name in dataset.names], model, processor)
     return vocabulary
 
 
 def make_inputs(
-    batch: dict,
-    accelerator: Accelerator,
-    model: PatForSemanticSegmentation,
-    vocabulary: VocabularySampler | None,
+    batch: dict, accelerator: Accelerator, model: PatForSemanticSegmentation, vocabulary: VocabularySampler | None
 ) -> dict[str, torch.Tensor]:
-    """A batch on its device, with words for the classes that any process has in it."""
+    """Put a batch on its device, with words for the classes that occur in it in any process."""
     inputs = {name: batch[name].to(accelerator.device) for name in ("pixel_values", "noise")}
     if vocabulary is None:
         return inputs
     present = accelerator.reduce(batch["present"].to(accelerator.device), "sum").cpu()
-    words, classes, template = vocabulary(batch["names"], present, batch["number"])
-    labels = renumber(batch["labels"], classes, len(batch["names"]), model.config.semantic_loss_ignore_index)
-    text_embeds = torch.stack([vocabulary.embeds[word, template] for word in words]).to(accelerator.device)
-    return {**inputs, "labels": labels.to(accelerator.device), "text_embeds": text_embeds}
+    names, unknown = batch["names"], model.config.semantic_loss_ignore_index
+    words, classes, template = vocabulary(names, present, batch["number"])
+    labels = renumber(batch["labels"], classes, len(names), batch["ignore_index"], unknown)
+    return {**inputs, "labels": labels.to(accelerator.device), "text_embeds": vocabulary.embeds(words, template)}
 
 
-def make_optimizer(args: TrainConfig, learner: torch.nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(config: TrainConfig, learner: torch.nn.Module) -> torch.optim.Optimizer:
     """AdamW; vectors (norms, biases, the gate) are not decayed."""
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": args.weight_decay},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=args.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate)
 
 
-def make_scheduler(args: TrainConfig, optimizer: torch.optim.Optimizer):
-    own = {"power": 0.9, "lr_end": 0.0} if args.schedule == "polynomial" else {}
-    return get_scheduler(args.schedule, optimizer, args.warmup_steps, args.max_steps, scheduler_specific_kwargs=own)
+def make_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """Warm-up, then cosine or polynomial decay to 0."""
+    own = {"power": 0.9, "lr_end": 0.0} if config.schedule == "polynomial" else {}
+    steps = (config.warmup_steps, config.max_steps)
+    return get_scheduler(config.schedule, optimizer, *steps, scheduler_specific_kwargs=own)
 
 
-def make_average(args: TrainConfig, learner: torch.nn.Module, accelerator: Accelerator) -> AveragedModel | None:
-    if not args.ema_decay:
+def make_average(config: TrainConfig, learner: torch.nn.Module, accelerator: Accelerator) -> AveragedModel | None:
+    """Exponential moving average of the weights, None if `ema_decay` is 0."""
+    if not config.ema_decay:
         return None
-    return AveragedModel(learner, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay))
+    return AveragedModel(learner, accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
 
 
-def restore(args: TrainConfig, accelerator: Accelerator) -> int:
-    """Load the newest checkpoint if asked to; returns the number of steps done."""
-    newest = newest_checkpoint(checkpoint_folder(args))
-    if newest is None:
-        return 0
-    if not args.resume:
-        raise ValueError(f"{newest} is of an earlier run: add --resume to go on, or choose another --output_dir")
-    info = read_info(newest)
-    if info["images_per_step"] != images_per_step(args, accelerator):
-        raise ValueError(
-            f"{newest} was made with {info['images_per_step']} images a step, this run has "
-            f"{images_per_step(args, accelerator)}: change batch_size or gradient_accumulation_steps"
-        )
-    accelerator.load_state(str(newest))
-    return info["step"]
-
-
-def validate(args: TrainConfig, accelerator: Accelerator, evaluated, processor: PatProcessor, step: int) -> None:
-    """Mean IoU of every validation set, and pictures of its first photos."""
-    was_training = evaluated.training
-    evaluated.eval()
-    for source in read_sources(args, args.validation):
-        dataset = source.open()
-        if accelerator.is_main_process:
-            save_samples(args, evaluated, processor, source.name, dataset, step)
-        if args.objective == "segmentation":
-            result = evaluate_dataset(evaluated, processor, dataset, accelerator=accelerator, progress=False)
-            score = result.metric.compute()["mean_iou"]
-            accelerator.log({f"mean_iou/{source.name}": score}, step=step)
-            accelerator.print(f"step {step}: mean IoU {score:.3f} on {source.name}")
-    evaluated.train(was_training)
-
-
-@torch.no_grad()
-def save_samples(args: TrainConfig, evaluated, processor: PatProcessor, name: str, dataset, step: int) -> None:
-    """Pictures of a validation set's first photos: what the tokens keep, and the label map over the photo."""
-    folder = Path(args.output_dir, "samples", f"step_{step:07d}")
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(min(args.samples, len(dataset))):
-        sample = dataset[index]
-        stem = f"{name.replace(' ', '_')}_{index}"
-        pat = evaluated.pat if args.objective == "segmentation" else evaluated
-        original, levels = reconstruct(pat, processor, sample.image)
-        reconstruction_sheet(original, [level.image for level in levels]).save(folder / f"{stem}_levels.png")
-        if args.objective == "segmentation":
-            inputs = processor(images=[sample.image], return_tensors="pt").to(evaluated.device)
-            outputs = evaluated(**inputs, text_embeds=evaluated.get_text_embeds(dataset.prompts, processor))
-            size = sample.image.size[::-1]
-            (label_map,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])
-            overlay(sample.image, label_map.cpu(), dataset.prompts).save(folder / f"{stem}_labels.png")
-
-
-def finish(args: TrainConfig, accelerator: Accelerator, learner, average, processor: PatProcessor) -> None:
+def finish(config: TrainConfig, accelerator: Accelerator, learner, average, processor: PatProcessor) -> None:
     """Save the trained model, averaged if asked for, and share it."""
     accelerator.wait_for_everyone()
     state_dict = average.module.state_dict() if average else accelerator.get_state_dict(learner)
     if not accelerator.is_main_process:
         return
     model = accelerator.unwrap_model(learner)
-    if args.lora_rank:
-        save_with_lora(model, state_dict, args.output_dir)
+    if config.lora_rank:
+        save_with_lora(model, state_dict, config.output_dir)
     else:
-        model.save_pretrained(args.output_dir, state_dict=state_dict)
-    processor.save_pretrained(args.output_dir)
-    print(f"Saved to {args.output_dir}")
-    if args.push_to_hub:
-        type(model).from_pretrained(args.output_dir).push_to_hub(args.push_to_hub)
-        processor.push_to_hub(args.push_to_hub)
-        if args.lora_rank:
-            adapter = Path(args.output_dir, ADAPTER_FOLDER)
-            upload_folder(repo_id=args.push_to_hub, folder_path=adapter, path_in_repo=ADAPTER_FOLDER)
+        model.save_pretrained(config.output_dir, state_dict=state_dict)
+    processor.save_pretrained(config.output_dir)
+    print(f"Saved to {config.output_dir}")
+    if config.push_to_hub:
+        type(model).from_pretrained(config.output_dir).push_to_hub(config.push_to_hub)
+        processor.push_to_hub(config.push_to_hub)
+        if config.lora_rank:
+            adapter = Path(config.output_dir, ADAPTER_FOLDER)
+            upload_folder(repo_id=config.push_to_hub, folder_path=adapter, path_in_repo=ADAPTER_FOLDER)

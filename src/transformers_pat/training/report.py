@@ -1,10 +1,20 @@
-"""What a training run tells: progress bar, tracker, skipped files, sample pictures."""
+"""What a training run shows: losses and speed, skipped samples, validation scores and pictures."""
 
 import time
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
+from transformers.utils import ModelOutput
+
+from ..data.base import SegmentationDataset
+from ..evaluation.evaluator import evaluate_dataset
+from ..modeling_pat import PatForSemanticSegmentation, PatModel
+from ..processing_pat import PatProcessor
+from ..reconstruction import reconstruct
+from ..visualization import overlay, reconstruction_sheet
+from .config import TrainConfig
 
 
 class TrainingReport:
@@ -13,7 +23,7 @@ class TrainingReport:
 
     Args:
         accelerator: With its trackers started.
-        progress: The progress bar, one count a step.
+        progress: The progress bar, one count a step, at the number of steps done before.
         every: Steps between two lines.
         images_per_step: Of all processes together.
     """
@@ -23,7 +33,7 @@ class TrainingReport:
         self.images_per_step = images_per_step
         self.skipped: set[str] = set()
         self._sums: dict[str, torch.Tensor] = {}
-        self._count, self._started = 0, time.perf_counter()
+        self._count, self._last_step, self._started = 0, int(progress.n), time.perf_counter()
 
     def skip(self, messages: list[str]) -> None:
         """Name the samples that could not be used, each once."""
@@ -32,8 +42,8 @@ class TrainingReport:
                 self.skipped.add(message)
                 tqdm.write(f"skipped: {message}")
 
-    def add(self, outputs) -> None:
-        """Count the outputs of one forward; nothing is copied from the device yet."""
+    def add(self, outputs: ModelOutput) -> None:
+        """Add the outputs of one forward; nothing is copied from the device yet."""
         values = {name: outputs[name].detach() for name in outputs if name.endswith("loss")}
         for name in ("codebook_usage", "codebook_perplexity"):
             values |= {f"{name}_{level}": value for level, value in enumerate(outputs[name].detach())}
@@ -42,19 +52,21 @@ class TrainingReport:
         self._count += 1
 
     def step(self, step: int, learning_rate: float) -> None:
-        """Show and log what was added, if `step` is one to do so."""
+        """Count a step; every `every` steps, show and log what was added."""
+        self.progress.update()
         if step % self.every:
             return
         means = self.accelerator.reduce(torch.stack(list(self._sums.values())) / self._count, "mean")
         values = dict(zip(self._sums, means.tolist(), strict=True))
         now = time.perf_counter()
-        values["images_per_second"] = self.every * self.images_per_step / (now - self._started)
+        images = (step - self._last_step) * self.images_per_step
+        values["images_per_second"] = images / (now - self._started)
         self.accelerator.log({**values, "learning_rate": learning_rate}, step=step)
         self.progress.set_postfix(_abbreviate(values))
-        self._sums, self._count, self._started = {}, 0, now
+        self._sums, self._count, self._last_step, self._started = {}, 0, step, now
 
     def close(self) -> None:
-        """Say how many samples were left out."""
+        """Print the number of samples that were left out."""
         if self.skipped:
             self.accelerator.print(f"{len(self.skipped)} samples of process 0 were skipped, each named above")
 
@@ -66,3 +78,62 @@ def _abbreviate(values: dict[str, float]) -> dict[str, str]:
         levels = [value for key, value in values.items() if key.startswith(name)]
         short[name.removeprefix("codebook_")] = "/".join(f"{value:.2g}" for value in levels)
     return {**short, "images/s": f"{values['images_per_second']:.0f}"}
+
+
+def open_validation_sets(config: TrainConfig) -> dict[str, SegmentationDataset]:
+    """Open the data sets to validate on; `ValueError` if one is missing, streamed or without the masks it needs."""
+    datasets = {}
+    for source in config.sources(config.validation):
+        if source.streaming:
+            raise ValueError(f"--validation: {source.name} is streamed and can't be validated on")
+        datasets[source.name] = source.open()
+        if config.objective == "segmentation" and not datasets[source.name].names:
+            raise ValueError(f"--validation: {source.name} has no masks to compare with")
+    return datasets
+
+
+def validate(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    evaluated: torch.nn.Module,
+    processor: PatProcessor,
+    datasets: dict[str, SegmentationDataset],
+    step: int,
+) -> None:
+    """Log the mean IoU of every validation set, and save pictures of its first photos."""
+    was_training = evaluated.training
+    evaluated.eval()
+    for name, dataset in datasets.items():
+        if accelerator.is_main_process:
+            save_samples(config, evaluated, processor, name, dataset, step)
+        if isinstance(evaluated, PatForSemanticSegmentation):
+            result = evaluate_dataset(evaluated, processor, dataset, accelerator=accelerator, progress=False)
+            score = result.metric.compute()["mean_iou"]
+            accelerator.log({f"mean_iou/{name}": score}, step=step)
+            accelerator.print(f"step {step}: mean IoU {score:.3f} on {name}")
+    evaluated.train(was_training)
+
+
+@torch.no_grad()
+def save_samples(
+    config: TrainConfig,
+    evaluated: torch.nn.Module,
+    processor: PatProcessor,
+    name: str,
+    dataset: SegmentationDataset,
+    step: int,
+) -> None:
+    """Save pictures of a data set's first photos: reconstructions by level, and the label map over the photo."""
+    folder = Path(config.output_dir, "samples", f"step_{step:07d}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(min(config.samples, len(dataset))):
+        photo = dataset[index].image
+        path = folder / f"{name.replace(' ', '_')}_{index}"
+        pat = evaluated if isinstance(evaluated, PatModel) else evaluated.pat
+        original, levels = reconstruct(pat, processor, photo)
+        reconstruction_sheet(original, [level.image for level in levels]).save(f"{path}_levels.png")
+        if isinstance(evaluated, PatForSemanticSegmentation):
+            inputs = processor(images=[photo], return_tensors="pt").to(evaluated.device)
+            outputs = evaluated(**inputs, text_embeds=evaluated.get_text_embeds(dataset.prompts, processor))
+            (label_map,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[photo.size[::-1]])
+            overlay(photo, label_map.cpu(), dataset.prompts).save(f"{path}_labels.png")

@@ -1,0 +1,95 @@
+"""Every option of a training run."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data.source import DataSource, read_source
+
+
+def option(text: str, **default: Any) -> Any:
+    """A field of a dataclass with a help text."""
+    return field(metadata={"help": text}, **default)
+
+
+# A checkpoint holds the state of a run with these values; a resumed run must have the same.
+FIXED = (
+    *("train", "objective", "model", "lora_rank", "ema_decay", "gradient_accumulation_steps", "crop_size"),
+    *("learning_rate", "schedule", "warmup_steps", "weight_decay", "templates", "seed"),
+)
+
+
+@dataclass
+class TrainConfig:
+    """
+    Options of `transformers-pat train`, each a flag and a value of the config file.
+
+    Raises:
+        ValueError: If a number is out of its range, or `clip`, `init` and `model` do not fit together.
+    """
+
+    output_dir: str = option("Where checkpoints, logs, samples and the final model go.")
+    clip: str | None = option("CLIP to build a new PAT on: a folder or a Hub name.", default=None)
+    init: str | None = option("PAT checkpoint to start from: a folder, a Hub name or pat-nano.", default=None)
+    train: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Data sets: FOLDER:SPLIT, or JSON with the fields of transformers_pat.data.DataSource."},
+    )
+    validation: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Data sets to validate on, in the same form: mean IoU and pictures."},
+    )
+    data: str | None = option("Folder in which the data sets' folders are looked for.", default=None)
+    objective: Literal["segmentation", "tokenizer"] = option("tokenizer needs no masks.", default="segmentation")
+    model: str = option('With --clip: fields of PatConfig as JSON, {"hidden_size": 128}.', default="{}")
+    synonyms: str | None = option("JSON file: class name -> other words for it.", default=None)
+    templates: str = option("Prompt templates: none, simple, vild, imagenet.", default="simple")
+    strict: bool = option("Stop at a photo or mask that can't be used, instead of skipping it.", default=False)
+
+    crop_size: int = option("Side of the square training crops, pixels.", default=224)
+    batch_size: int = option("Images per process and forward.", default=16)
+    gradient_accumulation_steps: int = option("Forwards per optimizer step, each from one data set.", default=1)
+    max_steps: int = option("Optimizer steps.", default=2000)
+    learning_rate: float = option("Highest learning rate.", default=1e-3)
+    schedule: Literal["cosine", "polynomial"] = option("Decay after warm-up; polynomial: power 0.9.", default="cosine")
+    warmup_steps: int = option("Steps over which the learning rate rises.", default=100)
+    weight_decay: float = option("Of matrices; vectors are not decayed.", default=0.05)
+    max_grad_norm: float = option("Gradients are clipped to this norm.", default=1.0)
+    ema_decay: float = option("Average the trained weights with this decay; 0: don't.", default=0.0)
+    lora_rank: int = option("Rank of LoRA on CLIP's vision attention (peft); 0: none.", default=0)
+    mixed_precision: Literal["no", "bf16", "fp16"] = option("Precision of the forward.", default="no")
+    gradient_checkpointing: bool = option("Trade time for memory.", default=False)
+    workers: int = option("Processes that load data, per training process.", default=1)
+    seed: int = option("Seed of everything.", default=0)
+
+    log_every: int = option("Steps between two lines of the log.", default=10)
+    save_every: int = option("Steps between two checkpoints; 0: none.", default=500)
+    validate_every: int = option("Steps between two validations; 0: only after the last step.", default=0)
+    samples: int = option("Photos of each validation set to make pictures of.", default=2)
+    tracker: str = option("Any of accelerate's trackers: tensorboard, wandb, ...", default="tensorboard")
+    resume: bool = option("Continue from the newest checkpoint in output_dir, if there is one.", default=False)
+    push_to_hub: str | None = option("Hub repository for the trained model.", default=None)
+
+    def __post_init__(self) -> None:
+        for name in ("crop_size", "batch_size", "gradient_accumulation_steps", "max_steps", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if bool(self.clip) == bool(self.init):
+            raise ValueError("give either --clip, to train a new PAT on a CLIP, or --init, to train a PAT further")
+        if self.init and self.model != "{}":
+            raise ValueError("--model is for a new PAT: with --init the configuration comes from the checkpoint")
+        if not self.train:
+            raise ValueError("--train: name at least one data set, such as ../data/mine:train")
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Folder of the checkpoints."""
+        return Path(self.output_dir, "checkpoints")
+
+    def sources(self, items: list[str]) -> list[DataSource]:
+        """Read descriptions of data sets; plain folders are looked for in `data`."""
+        sources = [read_source(item) for item in items]
+        for source in sources:
+            if source.folder and self.data:
+                source.folder = str(Path(self.data, source.folder))
+        return sources
