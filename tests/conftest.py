@@ -24,7 +24,7 @@ from .support.tiny import (
     random_images,
     train_steps,
 )
-from .support.training import workplace  # noqa: F401
+from .support.training import mistake, workplace  # noqa: F401
 
 logging.disable_progress_bar()
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,12 @@ from PIL import Image
 from transformers.utils import logging
 from typer.testing import CliRunner
 
-from transformers_pat import PatForSemanticSegmentation, PatModel, PatProcessor
+from transformers_pat import PatForSemanticSegmentation, PatModel, PatProcessor, visualization
 from transformers_pat.cli.app import app
 
 from ..support.tiny import save_tiny_checkpoint
 
+PROGRAM = (sys.executable, "-m", "transformers_pat.cli")
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "cat.jpg"
 
 
@@ -110,13 +113,17 @@ def test_globs_and_repeated_inputs(run):
         (["--labels", " , "], "no labels"),
         (["--labels", "road,,car"], "is empty"),
         (["--labels", "road, Road"], "given twice"),
-        (["--labels", "word " * 300], "shorten"),
+        (["--labels", "sky," + "word " * 300], "shorten"),
         (["--labels", "road", "--background", "1.5"], "between 0 and 1"),
+        (["--labels", "road", "--background", "0,5"], "neither a score such as 0.5 nor words"),
         (["--labels", "road", "--background", "road"], "given twice"),
+        (["--labels", "road"], "'road' alone would get every pixel"),
+        (["--labels", "@absent.txt"], "can't read absent.txt"),
+        (["--labels", "absent.txt"], "can't read absent.txt"),
         (["--labels", "road, background", "--background", "sky"], "given twice"),
-        (["--labels", "road", "--templates", "vlid"], "unknown prompt templates"),
-        (["--labels", "road", "--window", "50"], "multiple of 32"),
-        (["--labels", "road", "--model", "no/such-model"], "no model"),
+        (["--labels", "road, sky", "--templates", "vlid"], "unknown prompt templates"),
+        (["--labels", "road, sky", "--window", "50"], "multiple of 32"),
+        (["--labels", "road, sky", "--model", "no/such-model"], "no model"),
         ([], "--labels"),
     ],
 )
@@ -126,6 +133,21 @@ def test_mistakes_end_with_one_line_and_write_nothing(run, arguments, complaint)
     (line,) = lines(result.stderr)
     assert complaint in line
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("prefix", ["", "@"])
+def test_labels_from_files_and_several_options(run, prefix):
+    Path("words.txt").write_text("\ufeffsky\n\ntree;bush\n", encoding="utf-8")
+    result = run("segment", PHOTO, "--labels", f"{prefix}words.txt", "--labels", "cat, dog", "--output", "out")
+    assert result.exit_code == 0, result.output
+    assert [row["label"] for row in read_json("out/cat.json")["labels"]] == ["sky", "tree;bush", "cat", "dog"]
+
+
+def test_labels_that_share_a_word_have_names_that_differ(run, monkeypatch):
+    shown = []
+    monkeypatch.setattr(visualization, "overlay", lambda photo, label_map, names: shown.append(names) or photo)
+    result = run("segment", PHOTO, "--labels", "sky, sky ;heaven, tree;bush", "--output", "out")
+    assert result.exit_code == 0 and shown == [["sky", "sky ;heaven", "tree"]]
 
 
 @pytest.mark.parametrize("command", ["segment", "reconstruct"])
@@ -138,7 +160,7 @@ def test_nothing_found(run, command):
 
 
 def test_other_models_are_refused(run, checkpoint):
-    result = run("segment", PHOTO, "--labels", "sky", "--model", checkpoint / "clip")
+    result = run("segment", PHOTO, "--labels", "sky, tree", "--model", checkpoint / "clip")
     assert result.exit_code == 2
     assert "not a PAT checkpoint" in result.stderr and len(lines(result.stderr)) == 1
 
@@ -203,7 +225,7 @@ def test_reconstruct(run, checkpoint):
 
 def test_folder_that_cannot_be_made(run):
     Path("taken").write_text("a file")
-    result = run("segment", PHOTO, "--labels", "sky", "--output", "taken/out")
+    result = run("segment", PHOTO, "--labels", "sky, tree", "--output", "taken/out")
     assert result.exit_code == 2 and len(lines(result.stderr)) == 1
 
 
@@ -213,6 +235,54 @@ def test_folder_that_cannot_be_made(run):
 def test_help_and_version(arguments, text):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0 and text in done.output
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [("train", "--max_steps"), ("evaluate", "--per_class"), ("check-data", "--split"), ("segment", "--labels")],
+)
+def test_commands_explain_their_options(command, text):
+    done = subprocess.run([*PROGRAM, command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and f"transformers-pat {command}" in done.stdout and text in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["segment", "absent.jpg", "--labels", "sky, tree"]])
+def test_what_needs_no_model_loads_neither_torch_nor_transformers(arguments):
+    code = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print('loaded', sorted({'torch', 'transformers'} & set(sys.modules))))\n"
+        "from transformers_pat.cli.app import app\n"
+        f"app({arguments!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "loaded []" and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_missing_extra_is_named_in_one_line(command, tmp_path):
+    code = (
+        "import sys\n"
+        "sys.modules['accelerate'] = None  # as if it were not installed\n"
+        "from transformers_pat.cli.app import app\n"
+        "app(sys.argv[1:])"
+    )
+    train = ["--init", "pat-nano", "--train", "data:train", "--output_dir", str(tmp_path)]
+    arguments = [command, *(train if command == "train" else ["--data", "data:val"])]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    (line,) = lines(done.stderr)
+    assert line == f'error: {command} needs accelerate: pip install "transformers_pat[train]"'
+    assert done.returncode == 1
+
+
+def test_mistakes_of_train_and_evaluate_end_in_one_line(tmp_path):
+    for arguments, complaint in (
+        (["train", "--output_dir", tmp_path, "--train", "x"], "either --clip"),
+        (["evaluate", "--data", tmp_path / "absent"], "no data folder"),
+        (["check-data", "ade20k_15", tmp_path], "ade20k_150"),
+    ):
+        done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True)
+        (line,) = lines(done.stderr)
+        assert done.returncode == 1 and complaint in line
 
 
 def test_progress_bars_are_afterwards_as_before(run):

@@ -1,17 +1,13 @@
-"""examples/train.py as a user runs it: several processes, kills, full disks, other objectives, mistakes."""
+"""Training as a user runs it: several processes, kills, other objectives, mistakes."""
 
-import contextlib
 import glob
 import json
 import os
 import random
-import resource
 import subprocess
-import sys
 import time
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from peft import PeftModel
@@ -19,38 +15,14 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from transformers_pat import PatForSemanticSegmentation, PatModel
-from transformers_pat.cli.arguments import run_script
 from transformers_pat.cli.train import main
 
 from ..support.data import write_set
-from ..support.training import command
+from ..support.tiny import save_tiny_checkpoint
+from ..support.training import ENVIRONMENT, command, kill_with_children, refused, succeed
 
 # A thorough run, as before a release: PAT_TEST_KILLS=20 pytest tests/test_training.py -k kill
 KILLS = int(os.environ.get("PAT_TEST_KILLS", "2"))
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-
-
-def train(workplace, output, *arguments, processes=1, environment=(), **kwargs):
-    return subprocess.run(
-        command(workplace, output, *arguments, processes=processes),
-        capture_output=True,
-        text=True,
-        env={**ENVIRONMENT, **dict(environment)},
-        **kwargs,
-    )
-
-
-def succeed(*arguments, **kwargs):
-    finished = train(*arguments, **kwargs)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return finished.stdout + finished.stderr
-
-
-def refused(*arguments, **kwargs):
-    """The last line of a run that should end in one line, without a stack trace."""
-    finished = train(*arguments, **kwargs)
-    assert finished.returncode != 0 and "Traceback" not in finished.stderr, finished.stderr[-3000:]
-    return finished.stderr.strip().splitlines()[-1]
 
 
 def logged(output, *names):
@@ -105,16 +77,6 @@ def test_two_processes_equal_one_with_double_batch(workplace, tmp_path):
         assert len(frozen) == len(clip) and all(torch.equal(frozen[name], clip[name]) for name in clip)
 
 
-def kill_with_children(run):
-    """SIGKILL for all at once: torchrun puts its workers into sessions of their own, where they would train on."""
-    started = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
-    for process in started:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    run.wait()
-    psutil.wait_procs(started, timeout=60)
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_any_moment_and_resumed_it_ends_the_same(workplace, undisturbed, tmp_path, processes):
     expected, arguments = undisturbed, ()
@@ -145,35 +107,6 @@ def test_killed_at_any_moment_and_resumed_it_ends_the_same(workplace, undisturbe
     assert again.keys() <= first.keys() and all(again[step] == first[step] for step in again)
 
 
-def test_half_written_checkpoints_are_not_loaded_and_old_ones_go(workplace, undisturbed, tmp_path):
-    output = tmp_path / "run"
-    succeed(workplace, output, "--max_steps", 10)
-    part = output / "checkpoints" / "step_0000011.part"
-    part.mkdir()
-    (part / "model.safetensors").write_bytes(b"half")
-    succeed(workplace, output, "--resume")
-    names = sorted(path.name for path in (output / "checkpoints").iterdir())
-    assert names == ["step_0000015", "step_0000020"]
-    model = PatForSemanticSegmentation.from_pretrained(output)
-    assert all(float(codebook.num_updates) == 20 for codebook in model.pat.codebooks)
-
-
-def test_a_full_disk_leaves_the_last_good_checkpoint(workplace, undisturbed, tmp_path):
-    output = tmp_path / "run"
-    succeed(workplace, output, "--max_steps", 5)
-    saved = load_file(output / "checkpoints" / "step_0000005" / "model.safetensors")
-    limit = 20_000  # bytes a file: less than the optimizer's state needs
-    line = refused(
-        workplace, output, "--resume", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    )
-    assert line.startswith("error: the checkpoint of step 10 can't be written") and "step_0000005" in line
-    assert [path.name for path in (output / "checkpoints").iterdir()] == ["step_0000005"]
-    kept = load_file(output / "checkpoints" / "step_0000005" / "model.safetensors")
-    assert all(torch.equal(kept[name], saved[name]) for name in saved)
-    succeed(workplace, output, "--resume")
-    assert float(PatForSemanticSegmentation.from_pretrained(output).pat.codebooks[0].num_updates) == 20
-
-
 def test_accumulated_batches_validation_and_averaged_weights(workplace, tmp_path):
     output = tmp_path / "run"
     text = succeed(
@@ -190,6 +123,38 @@ def test_accumulated_batches_validation_and_averaged_weights(workplace, tmp_path
     last = load_file(output / "checkpoints" / "step_0000020" / "model.safetensors")
     averaged = weights(output)
     assert not torch.equal(last["pat.pixel_head.weight"], averaged["pat.pixel_head.weight"])
+
+
+def test_class_lists_that_differ_in_case_train_together(workplace, tmp_path):
+    other = write_set(tmp_path / "other", {0: "Sky", 1: "Road"}, [np.eye(40, dtype=np.uint8)] * 2)
+    synonyms = tmp_path / "synonyms.json"
+    synonyms.write_text(json.dumps({"sky": ["SKY", "heaven"]}))
+    arguments = ("--train", "street:train", other, "--synonyms", synonyms, "--max_steps", 6)
+    succeed(workplace, tmp_path / "run", *arguments)
+    assert set(logged(tmp_path / "run", "segmentation_loss")["segmentation_loss"]) == set(range(1, 7))
+
+
+def test_validation_without_an_interval_comes_after_the_last_step(workplace, tmp_path):
+    text = succeed(workplace, tmp_path, "--validation", "animals:val", "--samples", 0, "--max_steps", 4)
+    assert text.count("on animals val") == 1 and "step 4: mean IoU" in text
+
+
+def test_a_pat_checkpoint_is_trained_further(mistake, workplace, tmp_path):
+    save_tiny_checkpoint(tmp_path / "start")
+    config = tmp_path / "config.yaml"
+    config.write_text(f"init: {tmp_path / 'start'}\ntrain: ['{workplace / 'data' / 'street'}:train']\n")
+    arguments = ("--config", config, "--output_dir", tmp_path / "run", "--crop_size", 32, "--batch_size", 2)
+    main([*map(str, arguments), "--max_steps", "3", "--warmup_steps", "1", "--workers", "0"])
+    before = PatForSemanticSegmentation.from_pretrained(tmp_path / "start")
+    after = PatForSemanticSegmentation.from_pretrained(tmp_path / "run")
+    assert after.config.to_diff_dict() == before.config.to_diff_dict()
+    assert float(after.pat.codebooks[0].num_updates) == 3
+    assert 0 < (after.pat.pixel_head.weight - before.pat.pixel_head.weight).abs().max() < 0.01
+    start = str(tmp_path / "start")
+    assert "either --clip" in mistake("--init", start)
+    assert f"use --init {start}" in mistake("--clip", start)
+    config.write_text(config.read_text() + "model: {hidden_size: 8}\n")
+    assert "--model is for a new PAT" in mistake("--clip", "", "--init", start)
 
 
 def test_the_tokenizer_alone_needs_no_masks(workplace, tmp_path):
@@ -229,21 +194,8 @@ def test_bad_files_are_skipped_by_name_or_stop_the_run(workplace, tmp_path):
     assert line.startswith("error: none of the 2 samples") and "class ids that the class list does not have: 1" in line
 
 
-@pytest.fixture
-def mistake(workplace, tmp_path, monkeypatch, capsys):
-    """Function that runs the script in this process and returns the line that it ends with."""
-
-    def run(*arguments, output=tmp_path):
-        monkeypatch.setattr(sys, "argv", command(workplace, output, *arguments)[1:])
-        with pytest.raises(SystemExit) as ended:
-            run_script(main)
-        told = capsys.readouterr().err if isinstance(ended.value.code, int) else ended.value.code
-        return told.strip().splitlines()[-1]
-
-    return run
-
-
-def test_mistakes_end_in_one_line(mistake, undisturbed, tmp_path):
+def test_mistakes_end_in_one_line(mistake, workplace, undisturbed, tmp_path):
+    photos = workplace / "data" / "street" / "images"
     assert "add --resume" in mistake(output=undisturbed)
     assert "images a step" in mistake("--resume", "--batch_size", 3, output=undisturbed)
     assert "no data folder" in mistake("--train", "nowhere:train")
@@ -251,7 +203,11 @@ def test_mistakes_end_in_one_line(mistake, undisturbed, tmp_path):
     assert "'hiden_size'" in mistake("--model", '{"hiden_size": 3}')
     assert "no JSON" in mistake("--model", "{3")
     assert "one entry per level" in mistake("--model", '{"level_strides": [1]}')
-    assert "no folder with a CLIP" in mistake("--clip", tmp_path)
+    assert "is no CLIP" in mistake("--clip", tmp_path)
+    assert "no folder 'CLIP', and no Hub name such as" in mistake("--clip", "CLIP")
+    assert "at least 1" in mistake("--batch_size", 0)
+    assert "no split 'vall'" in mistake("--validation", "animals:vall")
+    assert "has no masks to compare with" in mistake("--validation", json.dumps({"photos": str(photos)}))
     typo = tmp_path / "typo.yaml"
     typo.write_text("learning_rat: 1\n")
     assert "did you mean 'learning_rate'" in mistake("--config", typo)

@@ -158,6 +158,16 @@ def test_bad_rows_of_a_stream_are_replaced_alike_for_everybody(parquet):
     assert all(equal(other[number], forwards[number]) for number in (7, 3, 5))
 
 
+def test_a_stream_of_bad_rows_ends(parquet):
+    table = datasets.load_dataset("parquet", data_files=parquet["dataset"], split="train")
+    bad = table.cast_column("photo", datasets.Image(decode=False)).map(
+        lambda row: {"photo": {"bytes": b"x", "path": "x.png"}}
+    )
+    bad.cast_column("photo", datasets.Image()).to_parquet(parquet["dataset"])
+    with pytest.raises(ValueError, match=r"no row of the stream can be used; the first: photo 'x\.png' can't be read"):
+        batches((DataSource(**parquet, streaming=True).open(), 1.0))[0]
+
+
 def test_nothing_usable_is_an_error(folder):
     for photo in (folder / "images").iterdir():
         photo.write_bytes(b"no picture")
@@ -171,6 +181,13 @@ def test_missing_files_stop_or_are_left_out(folder):
         DataSource(folder=str(folder)).open()
     lenient = DataSource(folder=str(folder)).open(strict=False)
     assert len(lenient) == 4 and len(lenient.missing) == 1
+
+
+def test_words_ignore_case():
+    vocabulary = VocabularySampler({"Sky": ["SKY", "heaven"]}, ("{}",), seed=0)
+    drawn = [vocabulary(["sky", "Sky"], torch.ones(2), number)[0] for number in range(20)]
+    assert all(len({word.casefold() for word in words}) == len(words) for words in drawn)
+    assert any(len(words) == 2 for words in drawn)
 
 
 def test_words_cover_what_is_present_and_vary():

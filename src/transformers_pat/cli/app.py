@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .. import __version__
+from ..prompts_pat import split_candidate_labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,8 +57,12 @@ def root(
 def segment(
     images: Images,
     labels: Annotated[
-        str | None,
-        typer.Option(metavar="WORDS", help='What to look for: "road, car, tree;bush" (; separates synonyms).'),
+        list[str] | None,
+        typer.Option(
+            metavar="WORDS|FILE.txt",
+            help='What to look for: "road, car, tree;bush" (; separates synonyms), or a file with a label per line.',
+            show_default=False,
+        ),
     ] = None,
     model: ModelName = "pat-nano",
     output: OutputFolder = Path("pat-output"),
@@ -85,11 +90,10 @@ def segment(
     order of --labels) and STEM.json (each label's share of the picture and mean score).
     """
     jobs = plan_jobs(images, output, ("_overlay.png", "_labels.png", ".json"))
-    if labels is not None and not labels.strip(", "):
-        fail('no labels: give some, for instance --labels "road, car, tree"')
+    words = read_labels(labels) if labels else None
     from .photos import Segmenter
 
-    segmenter = load(lambda: Segmenter(model, labels, background, templates, window))
+    segmenter = load(lambda: Segmenter(model, words, background, templates, window))
     make_folder(output)
     for batch in jobs.batches(batch_size):
         photos = [(job, photo) for job in batch if (photo := jobs.open(job)) is not None]
@@ -273,6 +277,22 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in endings)
 
 
+def read_labels(given: list[str]) -> list[str]:
+    """Labels from every --labels: comma-separated words, or a text file with a label per line."""
+    labels = []
+    for text in given:
+        if text.startswith("@") or text.endswith(".txt"):
+            path = Path(text.removeprefix("@"))
+            try:
+                text = ",".join(line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+            except (OSError, UnicodeDecodeError) as error:
+                fail(f"--labels: can't read {path}: {error}")
+        labels += split_candidate_labels(text)
+    if not any(labels):
+        fail('no labels: give some, for instance --labels "road, car, tree"')
+    return labels
+
+
 # What to say and to write
 
 
@@ -300,10 +320,10 @@ def write_segmentation(job: Job, photo: "Image", label_map: "np.ndarray", region
     import numpy as np
     from PIL import Image
 
+    from ..text_embeddings_pat import label_names
     from ..visualization import overlay
 
-    names = [region.label.split(";")[0] for region in regions]
-    overlay(photo, label_map, names).save(job.path("_overlay.png"))
+    overlay(photo, label_map, label_names([region.label for region in regions])).save(job.path("_overlay.png"))
     Image.fromarray(label_map.astype(np.uint8 if len(regions) <= 256 else np.uint16)).save(job.path("_labels.png"))
     facts = {
         "image": str(job.source),

@@ -29,7 +29,7 @@ class Segmenter:
 
     Args:
         checkpoint: Hub name or folder.
-        labels: Comma-separated words, ";" between synonyms; the checkpoint's fixed vocabulary if None.
+        labels: Words, ";" between synonyms; the checkpoint's fixed vocabulary if None.
         background: What to label "background": pixels with a score below a number (0 to 1), or pixels of other,
             comma-separated words. None: every pixel gets one of the labels.
         templates: Prompt templates; the checkpoint's by default.
@@ -44,12 +44,17 @@ class Segmenter:
     def __init__(
         self,
         checkpoint: str,
-        labels: str | None,
+        labels: list[str] | None,
         background: str | None = None,
         templates: str | None = None,
         window: int | None = None,
     ):
-        words = None if labels is None else check_labels(split_candidate_labels(labels))
+        words = None if labels is None else check_labels(labels)
+        if words and len(words) == 1 and background is None:
+            raise ValueError(
+                f"{words[0]!r} alone would get every pixel: give other labels too, or what else there may be, "
+                'for instance --background "wall, floor"'
+            )
         policy = parse_background(background)
         distractors = policy if isinstance(policy, list) else []
         check_labels([*(words or []), *distractors, *([BACKGROUND] if background is not None else [])] or ["none"])
@@ -122,7 +127,10 @@ def parse_background(background: str | None) -> float | list[str] | None:
     try:
         score = float(background)
     except ValueError:
-        return check_labels(split_candidate_labels(background))
+        words = check_labels(split_candidate_labels(background))
+        if all(word.isdigit() for word in words):
+            raise ValueError(f"--background {background!r} is neither a score such as 0.5 nor words") from None
+        return words
     if not 0 < score < 1:
         raise ValueError(f"a background score must be between 0 and 1, got {background}")
     return score
