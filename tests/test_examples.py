@@ -55,6 +55,13 @@ def test_trainer_fine_tunes_a_checkpoint(data, tmp_path):
     assert all(float(codebook.num_updates) == 6 for codebook in model.pat.codebooks)
 
 
+def test_segment_saves_a_picture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished = run("segment.py", EXAMPLES / "photos" / "cat.jpg", "cat", "tree;bush")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("cat: ") and (tmp_path / "segmented.png").is_file()
+
+
 def test_tokens_tells_usage_and_psnr(data):
     finished = run("tokens.py", "--data", f"{data}:train")
     assert finished.returncode == 0, finished.stderr

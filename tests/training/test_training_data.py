@@ -20,6 +20,12 @@ VIEW = TrainingView(16, [0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
 MASKS = [np.full((20, 30), 2 * (index % 2), dtype=np.uint8) for index in range(5)]
 
 
+@pytest.fixture(autouse=True)
+def streams_end_at_once(monkeypatch):
+    """`datasets` sleeps for seconds at the end of each epoch of a parquet stream."""
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
+
+
 @pytest.fixture
 def folder(tmp_path):
     return write_set(tmp_path / "street", {0: "road", 2: "car"}, MASKS)

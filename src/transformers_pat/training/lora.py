@@ -1,6 +1,6 @@
 """LoRA on the frozen CLIP's vision attention, by `peft`, trained by the segmentation loss beside PAT's own layers.
 
-By peft itself: the integration in transformers 5.24 asks for a newer peft than there is.
+Called directly, because transformers 5.24's integration needs a newer peft than the newest release.
 """
 
 from pathlib import Path
