@@ -1,10 +1,10 @@
 """What both image processors share: reading photos, sizes, label maps, padding, post-processing."""
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from torch.nn import functional as F
 from transformers.image_processing_base import BatchFeature
@@ -16,19 +16,26 @@ from transformers.image_utils import (
     PILImageResampling,
     SizeDict,
     is_valid_image,
-    load_image,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
 from .hub_pat import AUTO_MAP, copy_code
+from .image_io_pat import load_photo, to_8_bit, to_rgb
 from .postprocessing_pat import check_target_sizes, segment, valid_logits
+
+if TYPE_CHECKING:
+    from transformers.image_processing_backends import PilBackend as Backend
+else:
+    Backend = object
 
 logger = logging.get_logger(__name__)
 
 
-class PatImageProcessorKwargs(ImagesKwargs, total=False):
+class PatImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """
+    Keywords of both image processors beside transformers' own.
+
     size_divisor (`int`, *optional*, defaults to 16):
         With an aspect-keeping `size`, each side becomes a multiple of this.
     ignore_index (`int`, *optional*, defaults to 255):
@@ -37,46 +44,6 @@ class PatImageProcessorKwargs(ImagesKwargs, total=False):
 
     size_divisor: int
     ignore_index: int
-
-
-def load_photo(source, timeout: float | None = None) -> PIL.Image.Image:
-    """
-    A path, URL, base64 string or PIL image, fully read and turned upright as its EXIF orientation says.
-
-    Raises `ValueError`, one line naming the picture, if it cannot be read (missing, empty, truncated, no image).
-    """
-    if not isinstance(source, (str, os.PathLike, PIL.Image.Image)):
-        raise ValueError(f"a photo must be a PIL image, a path or a URL, got {type(source).__name__}")
-    if isinstance(source, PIL.Image.Image):
-        name = getattr(source, "filename", "") or "given"
-    else:
-        source = os.fspath(source)
-        name = source
-    try:
-        if isinstance(source, PIL.Image.Image):
-            photo = source
-        elif os.path.isfile(source):
-            photo = PIL.Image.open(source)  # not load_image: it cuts 16-bit photos to white, drops transparency
-        else:
-            photo = load_image(source, timeout=timeout)
-        photo.load()
-        return PIL.ImageOps.exif_transpose(photo)
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"cannot read the image {str(name)[:200]}: {reason[:200]}") from error
-
-
-def _to_8_bit(image):
-    """16-bit photos (PIL, numpy or torch) scaled to 8 bits, 65535 becoming 255; anything else as it is."""
-    if isinstance(image, PIL.Image.Image):
-        if not image.mode.startswith("I"):
-            return image
-        return PIL.Image.fromarray(_to_8_bit(np.array(image).clip(0, 65535).astype(np.uint16)))
-    if isinstance(image, torch.Tensor) and image.dtype == torch.uint16:
-        return torch.from_numpy(_to_8_bit(image.cpu().numpy()))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint16:
-        return np.round(image / 257).astype(np.uint8)
-    return image
 
 
 def target_size(height: int, width: int, size: SizeDict, size_divisor: int) -> tuple[int, int]:
@@ -148,7 +115,7 @@ def resize_map(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return ids[rows[:, None], columns]
 
 
-class PatImageProcessingMixin:
+class PatImageProcessingMixin(Backend):
     """
     The part of PAT's image processors that does not depend on the backend. Comes before the backend in the bases.
 
@@ -205,7 +172,7 @@ class PatImageProcessingMixin:
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(one) for one in image_url_or_urls]
         if isinstance(image_url_or_urls, (str, os.PathLike, PIL.Image.Image)):
-            return load_photo(image_url_or_urls)
+            return to_rgb(load_photo(image_url_or_urls))
         if not is_valid_image(image_url_or_urls):
             raise ValueError(
                 "images must be PIL images, numpy arrays, torch tensors, paths or URLs, "
@@ -215,7 +182,7 @@ class PatImageProcessingMixin:
 
     def process_image(self, image: ImageInput, *args, **kwargs):
         """One photo in the backend's format, `(3, height, width)`."""
-        image = super().process_image(_to_8_bit(image), *args, **kwargs)
+        image = super().process_image(to_8_bit(image), *args, **kwargs)
         if 0 in image.shape:
             raise ValueError(f"an image is empty, its shape is {tuple(image.shape)}")
         return image
@@ -233,7 +200,7 @@ class PatImageProcessingMixin:
         sizes = [tuple(photo.shape[-2:]) for photo in photos]
         targets = sizes
         if kwargs["do_resize"]:
-            targets = [target_size(*size, kwargs["size"], kwargs["size_divisor"]) for size in sizes]
+            targets = [target_size(height, width, kwargs["size"], kwargs["size_divisor"]) for height, width in sizes]
         data = self._pad_photos([self._to_pixels(*pair, **kwargs) for pair in zip(photos, targets)], **kwargs)  # noqa: B905
         if segmentation_maps is not None:
             maps = self._read_maps(segmentation_maps, sizes, kwargs["ignore_index"])

@@ -5,11 +5,11 @@ from transformers.image_processing_backends import TorchvisionBackend
 from .image_processing_common_pat import PatImageProcessingMixin
 
 
-class PatImageProcessor(PatImageProcessingMixin, TorchvisionBackend):
+class PatImageProcessor(PatImageProcessingMixin, TorchvisionBackend):  # noqa: D101
     __doc__ = PatImageProcessingMixin.__doc__
 
     def normalize(self, image, mean, std, **kwargs):
-        """torchvision normalises floats only; PIL's backend takes 8-bit values too."""
+        """Normalise; torchvision takes floats only, PIL's backend takes 8-bit values too."""
         return super().normalize(image.float(), mean, std, **kwargs)
 
 

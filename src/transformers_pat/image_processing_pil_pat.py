@@ -5,7 +5,7 @@ from transformers.image_processing_backends import PilBackend
 from .image_processing_common_pat import PatImageProcessingMixin
 
 
-class PatImageProcessorPil(PatImageProcessingMixin, PilBackend):
+class PatImageProcessorPil(PatImageProcessingMixin, PilBackend):  # noqa: D101
     __doc__ = PatImageProcessingMixin.__doc__
 
 

@@ -1,6 +1,7 @@
 """The `zero-shot-image-segmentation` pipeline: photos and words in, one mask per word out."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import Pipeline
 
-from .image_processing_common_pat import load_photo
+from .image_io_pat import load_photo
 from .postprocessing_pat import segment, valid_logits
 from .processing_pat import PatProcessor
 from .prompts_pat import BACKGROUND, check_labels, resolve_templates, split_candidate_labels
@@ -58,6 +59,9 @@ class PatSegmentationPipeline(Pipeline):
         parameter out of its range.
     """
 
+    processor: Any
+    image_processor: Any
+    tokenizer: Any
     _load_processor = None
     _load_image_processor = False
     _load_feature_extractor = False
@@ -147,7 +151,7 @@ class PatSegmentationPipeline(Pipeline):
 
     def _forward(self, inputs, templates=None, window_size=None, window_stride=None):
         photos = _flatten(inputs["photos"])
-        groups = {}
+        groups: dict[tuple, list[dict]] = {}
         for photo in photos:
             key = (photo["pixel_values"].shape, tuple(photo["words"]), photo["baked"])
             groups.setdefault(key, []).append(photo)
@@ -237,11 +241,17 @@ def _check_background(background) -> float | list[str]:
 
 
 def _size_for_windows(photo: Image.Image, image_processor) -> dict[str, int]:
-    """The processor's own size, enlarged until the photo is not made smaller."""
+    """A size that enlarges the photo as the processor would, but does not make it smaller."""
     size, divisor = image_processor.size, image_processor.size_divisor
-    sides = sorted(side for _, side in size)  # (shortest, longest), (height, width) or one of the first two
     short, long = sorted(photo.size)
-    return {"shortest_edge": max(short, sides[0]), "longest_edge": max(-(-long // divisor) * divisor, sides[-1])}
+    if size.height and size.width:
+        shortest, longest = sorted((size.height, size.width))
+    else:
+        shortest, longest = size.shortest_edge or 0, size.longest_edge
+    enlarged = max(short, shortest)
+    # Without a longest edge nothing limits the long side.
+    longest = longest or -(-long * enlarged // short)
+    return {"shortest_edge": enlarged, "longest_edge": max(-(-long // divisor) * divisor, longest)}
 
 
 __all__ = ["PatSegmentationPipeline"]

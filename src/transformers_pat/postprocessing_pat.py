@@ -52,7 +52,8 @@ def _segment_tile(logits: torch.Tensor, rows: torch.Tensor, columns: torch.Tenso
     """`segment` of one tile, whose resized logits are `rows @ logits @ columns.T`."""
     # Labels left out of the softmax's sum add less than exp(-14) of it together.
     kept = _contenders(logits, margin=14 + math.log(len(logits)) if with_scores else 0.0)
-    best = total = winner = None
+    best = None
+    total = winner = torch.empty(0)
     for chunk in kept.split(max(1, CHUNK_BYTES // (4 * len(rows) * len(columns)))):
         resized = rows @ logits[chunk] @ columns.T
         values, indices = resized.max(dim=0)
@@ -93,7 +94,7 @@ def segment(logits: torch.Tensor, size: tuple[int, int], with_scores: bool = Fal
         for left, xs, columns in _tiles(column_weights):
             winner, score = _segment_tile(logits[:, ys, xs].float(), rows, columns, with_scores)
             labels[top, left] = winner
-            if with_scores:
+            if scores is not None:
                 scores[top, left] = score
     return labels, scores
 

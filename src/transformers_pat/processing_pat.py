@@ -13,7 +13,7 @@ from .prompts_pat import build_prompts, check_labels, resolve_templates, split_c
 if is_torchvision_available():
     from .image_processing_pat import PatImageProcessor
 else:
-    PatImageProcessor = PatImageProcessorPil
+    PatImageProcessor = PatImageProcessorPil  # type: ignore[assignment, misc]
 
 # CLIP's text towers have this many positions; a tokenizer saved without a limit says a huge number.
 MAX_PROMPT_TOKENS = 77
@@ -46,8 +46,9 @@ class PatProcessor(ProcessorMixin):
         The processor for a new PAT around a CLIP checkpoint: its tokenizer, its normalisation, its patch size.
 
         Args:
-            clip_name_or_path, revision: as in `PatForSemanticSegmentation.from_clip_pretrained`.
-            kwargs: fields of the image processor, such as `size`, and `prompt_templates`.
+            clip_name_or_path: as in `PatForSemanticSegmentation.from_clip_pretrained`.
+            revision: as there.
+            **kwargs: fields of the image processor, such as `size`, and `prompt_templates`.
         """
         source = {"pretrained_model_name_or_path": clip_name_or_path, "revision": revision or "main"}
         clip_fields, _ = PatImageProcessorPil.get_image_processor_dict(**source)
@@ -58,6 +59,7 @@ class PatProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
+        """Names of what the processor makes."""
         return [*super().model_input_names, "prompt_labels"]
 
     def __call__(
@@ -69,6 +71,8 @@ class PatProcessor(ProcessorMixin):
         **kwargs,
     ) -> BatchFeature:
         """
+        Prepare photos, labels or both.
+
         Args:
             images: photos, as the image processor takes them. May be omitted.
             text: the labels, a list or one comma-separated string; `"tree;bush"` is one label with two synonyms.

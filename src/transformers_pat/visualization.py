@@ -6,6 +6,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .image_io_pat import to_rgb
+
 # Twelve colours that people tell apart easily; further ones are found by `palette`.
 FIRST_COLORS = (
     (230, 60, 60), (60, 110, 230), (60, 180, 75), (250, 200, 40), (150, 60, 180), (40, 200, 210),
@@ -175,16 +177,6 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Im
             left += picture.width + gap
         top += height
     return sheet
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The photo in RGB; what is transparent becomes white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    elif image.mode.startswith("I"):  # 16 bits
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    return image.convert("RGB")
 
 
 def format_share(share: float) -> str:

@@ -194,7 +194,7 @@ class Jobs:
 
     def open(self, job: Job) -> "Image | None":
         """The photo, or None, reported and counted, if it can't be read."""
-        from ..image_processing_common_pat import load_photo
+        from ..image_io_pat import load_photo
 
         try:
             return load_photo(job.source)

@@ -7,6 +7,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..image_io_pat import load_photo, to_rgb
 from ..prompts_pat import BACKGROUND
 
 IGNORE_INDEX = 255
@@ -119,11 +120,10 @@ class LabelMapping:
 
 
 def read_photo(file: str | Path | IO[bytes], file_name: str) -> Image.Image:
-    """An RGB photo; [`BadSampleError`] if the file is none."""
+    """An upright RGB photo, as inference sees it; [`BadSampleError`] if the file is none."""
     try:
-        with Image.open(file) as opened:
-            return opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return to_rgb(load_photo(file))
+    except ValueError as error:
         raise BadSampleError(f"photo {file_name!r} can't be read: {error}") from None
 
 

@@ -1,0 +1,70 @@
+"""One reader of photos: inference, training and evaluation see the same pixels."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from transformers_pat import PatImageProcessorPil
+from transformers_pat.data.base import BadSampleError, read_photo
+
+RNG = np.random.default_rng(0)
+PHOTO = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+def upside_down():
+    photo = Image.fromarray(PHOTO)
+    exif = photo.getexif()
+    exif[0x0112] = 6  # a quarter turn
+    return photo, {"format": "JPEG", "exif": exif}
+
+
+def sixteen_bits():
+    return Image.fromarray(RNG.integers(0, 65536, (24, 32), dtype=np.uint16)), {"format": "PNG"}
+
+
+def cmyk():
+    return Image.fromarray(PHOTO).convert("CMYK"), {"format": "TIFF"}
+
+
+def transparent_palette():
+    return Image.fromarray(PHOTO).quantize(16), {"format": "PNG", "transparency": 3}
+
+
+def alpha():
+    layers = np.dstack([PHOTO, RNG.integers(0, 256, (24, 32), dtype=np.uint8)])
+    return Image.fromarray(layers, "RGBA"), {"format": "PNG"}
+
+
+def grey_and_alpha():
+    return Image.fromarray(RNG.integers(0, 256, (24, 32, 2), dtype=np.uint8), "LA"), {"format": "PNG"}
+
+
+@pytest.mark.parametrize("make", [upside_down, sixteen_bits, cmyk, transparent_palette, alpha, grey_and_alpha])
+def test_training_and_inference_see_the_same_pixels(tmp_path, make):
+    photo, options = make()
+    path = tmp_path / "photo"
+    photo.save(path, **options)
+    trained = np.asarray(read_photo(io.BytesIO(path.read_bytes()), "photo"))
+    unchanged = {"do_resize": False, "do_rescale": False, "do_normalize": False, "do_pad": False}
+    (seen,) = PatImageProcessorPil()([str(path)], **unchanged)["pixel_values"]
+    assert trained.shape[2] == 3 and len(np.unique(trained)) > 8
+    assert np.array_equal(trained, np.asarray(seen).transpose(1, 2, 0))
+    assert trained.shape[:2] == ((32, 24) if make is upside_down else (24, 32))
+
+
+@pytest.mark.parametrize("content", [b"", b"no photo", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_a_file_that_is_no_photo_is_named(content):
+    with pytest.raises(BadSampleError, match=r"beach\.png"):
+        read_photo(io.BytesIO(content), "beach.png")
+
+
+@pytest.mark.parametrize("container", [np.asarray, torch.as_tensor])
+def test_an_array_of_bools_is_black_and_white(container):
+    pixels = np.kron(np.eye(2, dtype=bool), np.ones((16, 16), dtype=bool))[None].repeat(3, axis=0)
+    as_bytes = pixels.astype(np.uint8) * 255
+    processor = PatImageProcessorPil(do_resize=False)
+    expected, found = (processor([container(one)], return_tensors="pt")["pixel_values"] for one in (as_bytes, pixels))
+    assert torch.equal(found, expected)
