@@ -198,6 +198,14 @@ def test_windows(pipe):
     assert pipe(photo(1, 300), LABELS, window_size=64)[0]["mask"].size == (300, 1)
 
 
+def test_windows_enlarge_a_photo_as_the_processor_would(pipe, model):
+    processor = tiny_processor(size={"shortest_edge": 448})
+    one = PatSegmentationPipeline(model=model, processor=processor)
+    item = one.preprocess(photo(50, 100), LABELS, window_size=64)["photos"][0]
+    expected = processor(images=photo(50, 100), return_tensors="pt")["pixel_values"].shape
+    assert item["pixel_values"].shape == expected == (1, 3, 448, 896)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
