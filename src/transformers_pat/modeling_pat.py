@@ -165,7 +165,8 @@ class PatModel(PatPreTrainedModel):
 
     def tokenize(self, features: ClipFeatures) -> QuantizedPyramid:
         """Quantise the pyramid, composed from fine to coarse."""
-        finer, to_quantize = None, list[torch.Tensor]()
+        finer = None
+        to_quantize: list[torch.Tensor] = []
         for encoder in reversed(self.encoders):
             finer, level_features = encoder(features.taps, finer)
             to_quantize.insert(0, level_features)
