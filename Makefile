@@ -26,6 +26,10 @@ test-newest: .venv-newest/installed
 test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/python $(PYTEST)
 
+# transformers' common tests, from the source archive of the installed version; writes docs/conformance.md.
+conformance: .venv/installed-dev
+	$(BIN)/python -m pytest -W ignore tools/conformance
+
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

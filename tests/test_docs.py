@@ -19,11 +19,6 @@ DOCUMENTS = [
     *(CARD.with_name("README.md"), *sorted((ROOT / "docs").rglob("*.md"))),
 ]
 PACKAGE = ROOT / "src" / "transformers_pat"
-# Named by the documents, and landing separately. Delete this with the last of them.
-PENDING = {
-    "docs/conformance.md",
-    "make conformance",
-}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -33,16 +28,12 @@ def test_links_lead_somewhere(document):
         if "://" in target:
             continue
         linked = (document.parent / place).resolve() if place else document
-        if linked in {ROOT / name for name in PENDING}:
-            continue
         assert linked.exists(), f"{document.name} links to {target}"
         assert not anchor or anchor in anchors(linked), f"{document.name} links to {target}"
 
 
 def test_files_commands_and_make_targets_exist():
-    missing = missing_names()
-    assert not missing - PENDING
-    assert not PENDING or missing, "all of PENDING exists: delete it"
+    assert not missing_names()
 
 
 def missing_names() -> set[str]:

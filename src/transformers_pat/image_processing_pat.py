@@ -2,7 +2,7 @@
 
 from transformers.image_processing_backends import TorchvisionBackend
 
-from .image_processing_common_pat import PatImageProcessingMixin
+from .image_processing_common_pat import PatImageProcessingMixin, PatImageProcessorKwargs
 
 
 class PatImageProcessor(PatImageProcessingMixin, TorchvisionBackend):  # noqa: D101
@@ -13,4 +13,4 @@ class PatImageProcessor(PatImageProcessingMixin, TorchvisionBackend):  # noqa: D
         return super().normalize(image.float(), mean, std, **kwargs)
 
 
-__all__ = ["PatImageProcessor"]
+__all__ = ["PatImageProcessor", "PatImageProcessorKwargs"]

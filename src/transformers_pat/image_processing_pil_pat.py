@@ -2,11 +2,11 @@
 
 from transformers.image_processing_backends import PilBackend
 
-from .image_processing_common_pat import PatImageProcessingMixin
+from .image_processing_common_pat import PatImageProcessingMixin, PatImageProcessorKwargs
 
 
 class PatImageProcessorPil(PatImageProcessingMixin, PilBackend):  # noqa: D101
     __doc__ = PatImageProcessingMixin.__doc__
 
 
-__all__ = ["PatImageProcessorPil"]
+__all__ = ["PatImageProcessorKwargs", "PatImageProcessorPil"]
