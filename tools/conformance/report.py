@@ -25,7 +25,7 @@ This page: transformers {transformers}, torch {torch}, {torchvision} torchvision
 """
 PIPELINES = """
 `PipelineTesterMixin` is not among them: it loads its models from the Hub, and the archive does not have the tests that
-it runs. `tests/pipeline` tests our pipelines.
+it runs. `tests/processing` tests our pipelines.
 """
 
 
