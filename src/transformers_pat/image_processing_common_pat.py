@@ -53,8 +53,10 @@ def target_size(height: int, width: int, size: SizeDict, size_divisor: int) -> t
     `size` with `height` and `width` is taken as it is. With `shortest_edge` and/or `longest_edge` the aspect is kept:
     the short side becomes `shortest_edge` unless that would take the long side beyond `longest_edge`; then each side
     is rounded to the nearest multiple of `size_divisor`, at least one multiple, and not beyond `longest_edge`.
-    Raises `ValueError` for other kinds of size.
+    Raises `ValueError` for other kinds of size and numbers below 1.
     """
+    if size_divisor < 1 or min(dict(size).values(), default=1) < 1:
+        raise ValueError(f"size and size_divisor must be positive, got {dict(size)} and {size_divisor}")
     if size.height and size.width:
         return size.height, size.width
     if not size.shortest_edge and not size.longest_edge:
@@ -185,6 +187,8 @@ class PatImageProcessingMixin(Backend):
         image = super().process_image(to_8_bit(image), *args, **kwargs)
         if 0 in image.shape:
             raise ValueError(f"an image is empty, its shape is {tuple(image.shape)}")
+        if "float" in str(image.dtype) and image.sum() != image.sum():
+            raise ValueError("an image holds NaN")
         return image
 
     def _preprocess_image_like_inputs(

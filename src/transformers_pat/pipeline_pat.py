@@ -1,6 +1,7 @@
 """The `zero-shot-image-segmentation` pipeline: photos and words in, one mask per word out."""
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,11 @@ class PatSegmentationPipeline(Pipeline):
         window_stride=None,
         timeout=None,
     ):
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be between 0 and 1, got {threshold}")
+        if threshold is not None and not (isinstance(threshold, int | float | np.floating) and 0 <= threshold <= 1):
+            raise ValueError(f"threshold must be a number between 0 and 1, got {threshold!r}")
+        for name, value in (("window_size", window_size), ("window_stride", window_stride)):
+            if value is not None and not isinstance(value, Integral):
+                raise ValueError(f"{name} must be a whole number of pixels, got {value!r}")
         if window_stride is not None and window_size is None:
             raise ValueError("window_stride needs a window_size")
         if templates is not None:

@@ -1,4 +1,4 @@
-"""PAT's processor: photos and words in, what the model's forward takes out."""
+"""PAT's processor: photos and words in, the inputs of the model out."""
 
 from transformers import AutoTokenizer, CLIPConfig
 from transformers.image_processing_base import BatchFeature

@@ -63,6 +63,22 @@ def test_other_sizes(processor):
         processor(image, size={"max_height": 10, "max_width": 10})
 
 
+@pytest.mark.parametrize(
+    "fields", [{"size_divisor": 0}, {"size": {"shortest_edge": -5}}, {"size": {"height": -5, "width": 4}}]
+)
+def test_sizes_are_positive(processor, fields):
+    with pytest.raises(ValueError, match="size and size_divisor must be positive"):
+        processor(photo(), **fields)
+
+
+@pytest.mark.parametrize("do_resize", [True, False])
+def test_nan_is_refused(processor, do_resize):
+    image = np.full((32, 32, 3), 0.5, dtype=np.float32)
+    image[3, 4] = np.nan
+    with pytest.raises(ValueError, match="an image holds NaN"):
+        processor(image, do_rescale=False, do_resize=do_resize)
+
+
 def test_values_are_clips(processor):
     pixels = processor(Image.new("RGB", (32, 32), (255, 0, 128)), return_tensors="pt").pixel_values
     expected = (torch.tensor([1, 0, 128 / 255]) - torch.tensor(processor.image_mean)) / torch.tensor(
