@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from transformers_pat.configuration_pat import PatConfig
 from transformers_pat.modeling_pat import PatForSemanticSegmentation
+from transformers_pat.registration import register
 
 from .support.tiny import (
     NUM_WORDS,
@@ -27,6 +28,7 @@ from .support.tiny import (
 from .support.training import mistake, workplace  # noqa: F401
 
 logging.disable_progress_bar()
+register()
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 

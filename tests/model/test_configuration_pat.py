@@ -8,6 +8,7 @@ from transformers import AutoConfig, CLIPVisionConfig
 
 from transformers_pat.configuration_pat import PatConfig
 from transformers_pat.modeling_pat import PatModel
+from transformers_pat.registration import register
 
 VISION = {"num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 32, "patch_size": 8}
 FIELDS = {"codebook_dim": 8, "codebook_sizes": [8, 12, 16], "token_guidance": False, "clip_name_or_path": "some/clip"}
@@ -75,10 +76,7 @@ def test_number_of_labels_follows_id2label(tmp_path):
 
 
 def test_auto_config_knows_it_once_registered(tmp_path):
-    from transformers_pat.registration import register
-
-    register()
-    register()
+    register()  # a second time: tests/conftest.py did
     PatConfig(**FIELDS).save_pretrained(tmp_path)
     assert type(AutoConfig.from_pretrained(tmp_path)) is PatConfig
 

@@ -128,9 +128,6 @@ def test_segmenter_loads_from_a_tokenizer_checkpoint(segmenter, pixel_values, te
 
 
 def test_auto_classes_load_the_right_class(segmenter, pixel_values, text_embeds, tmp_path):
-    from transformers_pat.registration import register
-
-    register()
     segmenter.save_pretrained(tmp_path)
     base, head = AutoModel.from_pretrained(tmp_path), AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
     assert (type(base), type(head)) == (PatModel, PatForSemanticSegmentation)
