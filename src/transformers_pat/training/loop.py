@@ -37,7 +37,8 @@ def train(config: TrainConfig) -> None:
     """
     Train, and save checkpoints, logs, pictures and the trained model to `config.output_dir`.
 
-    Every process of a distributed run calls this. SIGTERM saves a checkpoint and ends the program.
+    Every process of a distributed run calls this. SIGTERM and Ctrl-C finish the step, save a checkpoint and end the
+    program; Ctrl-C a second time, or before the first step, ends it at once.
 
     Raises:
         ValueError: If an option or a data set is not usable, or another run is writing to the folder.
@@ -45,20 +46,20 @@ def train(config: TrainConfig) -> None:
     """
     accelerator = make_accelerator(config)
     try:
-        with only_run_in(accelerator, config.output_dir), sigterm_sets_trigger(accelerator):
-            finished = run(config, accelerator)
+        with only_run_in(accelerator, config.output_dir):
+            stop_signal = run(config, accelerator)
     except KeyboardInterrupt:
         last = newest_checkpoint(config.checkpoint_dir)
         where = f"continues from {last}" if last else "starts anew: there is no checkpoint yet"
         sys.exit(f"interrupted: the same command with --resume {where}" if accelerator.is_main_process else 1)
     accelerator.free_memory()
     accelerator.end_training()
-    if not finished:
-        sys.exit(128 + signal.SIGTERM)
+    if stop_signal:
+        sys.exit(128 + stop_signal)
 
 
-def run(config: TrainConfig, accelerator: Accelerator) -> bool:
-    """Set everything up, train step by step, and save the model; returns False if SIGTERM came before."""
+def run(config: TrainConfig, accelerator: Accelerator) -> int:
+    """Set everything up, train step by step, and save the model; returns the signal that came before, 0 if none."""
     checkpoint = find_checkpoint(config, accelerator)
     set_seed(config.seed)
     model, processor = make_model(config)
@@ -85,7 +86,7 @@ def run(config: TrainConfig, accelerator: Accelerator) -> bool:
     report = TrainingReport(accelerator, progress, config.log_every, images_per_step(config, accelerator))
 
     learner.train()
-    with progress:
+    with progress, signals_set_trigger(accelerator) as received:
         for step in range(first_step + 1, config.max_steps + 1):
             for _ in range(config.gradient_accumulation_steps):
                 batch = next(loader)
@@ -109,21 +110,33 @@ def run(config: TrainConfig, accelerator: Accelerator) -> bool:
             if stopped or is_due(step, config.save_every):
                 save_checkpoint(accelerator, config.checkpoint_dir, step, checkpoint_info(config, accelerator))
             if stopped:
-                accelerator.print(f"stopped by SIGTERM: the same command with --resume continues from step {step}")
-                return False
+                accelerator.print(f"stopped: the same command with --resume continues from step {step}")
+                return received[0] if received else signal.SIGTERM  # another process received it
     report.close()
     finish(config, accelerator, learner, average, processor)
-    return True
+    return 0
 
 
 @contextmanager
-def sigterm_sets_trigger(accelerator: Accelerator) -> Iterator[None]:
-    """On SIGTERM, set the accelerator's trigger instead of ending the program."""
-    before = signal.signal(signal.SIGTERM, lambda *_: accelerator.set_trigger())
+def signals_set_trigger(accelerator: Accelerator) -> Iterator[list[int]]:
+    """
+    On SIGTERM and the first Ctrl-C, set the accelerator's trigger instead of ending the program; yields the signals.
+
+    An exception at any place, as Ctrl-C raises by default, can leave a lock of another library taken for ever.
+    """
+    received: list[int] = []
+
+    def stop(number: int, _) -> None:
+        received.append(number)
+        accelerator.set_trigger()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the process, cleanly or not
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_due(step: int, every: int) -> bool:
