@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from transformers_pat import PatForSemanticSegmentation
+from transformers_pat.training import loop
+from transformers_pat.training.config import TrainConfig
 
 from ..support.training import ENVIRONMENT, command, kill_with_children, refused, succeed
 
@@ -98,6 +100,18 @@ def test_a_second_ctrl_c_ends_it_at_once(workplace, tmp_path):
         time.sleep(0.01)
     _, errors = interrupted.communicate(timeout=60)
     assert interrupted.returncode in (-signal.SIGINT, 128 + signal.SIGINT) and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("steps_done", [0, 10])
+def test_ctrl_c_before_the_first_step_says_how_to_resume(run, tmp_path, monkeypatch, steps_done):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "run", interrupt)
+    output = run if steps_done else tmp_path / "new"
+    where = f"continues from {run / 'checkpoints' / 'step_0000010'}" if steps_done else "starts anew"
+    with pytest.raises(SystemExit, match=f"interrupted: the same command with --resume {where}"):
+        loop.train(TrainConfig(output_dir=str(output), clip="clip", train=["data:train"]))
 
 
 def test_a_stray_folder_is_no_checkpoint(workplace, run):

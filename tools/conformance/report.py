@@ -17,6 +17,8 @@ INTRO = """# Transformers' common tests
 
 `make conformance` runs the tests that transformers has for its own models on PAT's classes. It downloads the source
 archive of the installed transformers, because the wheel has no tests, and writes this page.
+`test_model_get_set_embeddings` is our own, as in the tests of transformers' vision models: PAT's input embedding is a
+convolution.
 
 This page: transformers {transformers}, torch {torch}, {torchvision} torchvision, without a GPU.
 
