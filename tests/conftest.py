@@ -69,7 +69,7 @@ def trained_segmenter(make_segmenter, pixel_values, text_embeds, labels):
     """Trained for some steps, so that no gate is shut and no codebook empty. Shared: tests use `segmenter`."""
     model = make_segmenter()
     train_steps(model, 4, learning_rate=1e-3, pixel_values=pixel_values, text_embeds=text_embeds, labels=labels)
-    assert model.segmenter.vote.gate.weight.abs().max() > 0
+    assert model.segmenter.guidance.start.weight.abs().max() > 0
     return model.eval()
 
 

@@ -143,7 +143,7 @@ class CheckpointMixin(FrozenClipMixin, PreTrainedModel):
         if not self._is_same_class(saved):
             new_parts = ["segmenter.", "class_embeds"]
         elif not saved.get("token_guidance", True):
-            new_parts = ["segmenter.vote."]
+            new_parts = ["segmenter.guidance."]
         lost, own = set(info["missing_keys"]), set(self.state_dict())
         new: set[str] = set()
         for prefix in new_parts:
@@ -168,7 +168,7 @@ class CheckpointMixin(FrozenClipMixin, PreTrainedModel):
         if not self._is_same_class(saved):
             left = {key for key in left if key.startswith("pat.")}
         if not self.config.token_guidance:
-            left = {key for key in left if not key.startswith("segmenter.vote.")}
+            left = {key for key in left if not key.startswith("segmenter.guidance.")}
         if not self.config.vocabulary_baked:
             left.discard("class_embeds")
         if not left:

@@ -41,10 +41,16 @@ class PatConfig(PreTrainedConfig):
         num_decoder_blocks (`int`): Convolutional blocks of the decoder at each level.
         level_dropout (`float`): Share of training images whose finest levels are hidden from the decoder.
         token_guidance (`bool`): Whether the codes guide the segmenter. `False` is the baseline, nothing else changed.
+        guidance_source (`"codes"` or `"dense"`): What guides it: the decoded codes, or for comparison CLIP's own
+            patch embeddings, with nothing else changed.
+        embedding_residual_bound (`float`): Largest norm of what the guidance adds to the patch embeddings, which have
+            length 1; 0 for no such residual.
         segmentation_updates_codes (`bool`): Whether the segmentation loss reaches the level encoders. The paper's
             branches are "loosely coupled", hence `False`.
-        refiner_channels (`int`): Width of the class-agnostic network that refines the similarity maps.
-        max_refined_labels (`int`): Labels per image that are refined; the rest keep their plain similarity.
+        segmenter_channels (`int`): Width of the network that refines the similarity maps, shared by all labels.
+        num_segmenter_blocks (`int`): Its blocks at the stride of the patches.
+        num_segmenter_heads (`int`): Attention heads of each block.
+        max_refined_labels (`int`): Labels per image that are refined, those of highest similarity anywhere in it.
         segmentation_loss_weight, code_segmentation_loss_weight, reconstruction_loss_weight, feature_loss_weight,
             commitment_loss_weight (`float`): Weights of the parts of the loss.
         semantic_loss_ignore_index (`int`): Label that the segmentation loss skips. Must not be a class id: with more
@@ -84,9 +90,13 @@ class PatConfig(PreTrainedConfig):
     num_decoder_blocks: int = 2
     level_dropout: float | int = 0.5
     token_guidance: bool = True
+    guidance_source: Literal["codes", "dense"] = "codes"
+    embedding_residual_bound: float | int = 0.5
     segmentation_updates_codes: bool = False
-    refiner_channels: int = 16
-    max_refined_labels: int = 256
+    segmenter_channels: int = 64
+    num_segmenter_blocks: int = 2
+    num_segmenter_heads: int = 4
+    max_refined_labels: int = 64
     segmentation_loss_weight: float | int = 1.0
     code_segmentation_loss_weight: float | int = 0.5
     reconstruction_loss_weight: float | int = 1.0
@@ -158,6 +168,13 @@ class PatConfig(PreTrainedConfig):
                 f"feature_layers must lie between 1 and {self.vision_config.num_hidden_layers}, got "
                 f"{self.feature_layers}."
             )
+        if self.segmenter_channels % (2 * self.num_segmenter_heads):
+            raise ValueError(
+                f"segmenter_channels must be a multiple of twice num_segmenter_heads, got {self.segmenter_channels} "
+                f"and {self.num_segmenter_heads}."
+            )
+        if self.embedding_residual_bound < 0:
+            raise ValueError(f"embedding_residual_bound must not be negative, got {self.embedding_residual_bound}.")
         if min(self.codebook_sizes) < 1:
             raise ValueError(f"codebook_sizes must be at least 1, got {list(self.codebook_sizes)}.")
         if not 0 <= self.codebook_decay < 1:

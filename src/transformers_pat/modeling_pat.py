@@ -14,7 +14,7 @@ from .configuration_pat import PatConfig
 from .layers_pat import PatDecoder, PatLevelEncoder, ZeroLinear, level_grid, pixel_shuffle, to_patch_grid
 from .losses_pat import check_label_maps, feature_loss, reconstruction_loss, segmentation_loss
 from .outputs_pat import LOSS_FIELDS, PatEncoderOutput, PatModelOutput, PatSegmentationOutput
-from .segmenter_pat import PatSegmenter, PatTokenVote
+from .segmenter_pat import PatAffinity, PatSegmenter
 from .text_embeddings_pat import TextEmbeddingCache, TextEmbeddingMixin
 from .tiling_pat import (
     check_one_size_when_distributed,
@@ -55,8 +55,8 @@ class PatPreTrainedModel(CheckpointMixin):
             module.reset_buffers(init.copy_)
         elif isinstance(module, ZeroLinear):
             init.zeros_(module.weight)
-        elif isinstance(module, PatTokenVote):
-            init.constant_(module.temperature, module.initial_temperature)
+        elif isinstance(module, PatAffinity):
+            init.copy_(module.slope, module.initial_slopes())
         elif isinstance(module, PatForSemanticSegmentation):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
             if module.class_embeds is not None:

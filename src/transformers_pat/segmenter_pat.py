@@ -5,164 +5,173 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_pat import PatConfig
-from .layers_pat import ZeroLinear, average_pool, repeat_cells
+from .guidance_pat import Guidance, PatGuidance, upsample
+from .layers_pat import ZeroLinear
 
 
-class PatRefinerBlock(nn.Module):
+class PatAffinity(nn.Module):
+    """
+    Which patches belong together: attention weights, computed once per image and used for every label.
+
+    Queries and keys come from the dense embeddings and from the guidance. A bias that falls with the distance has a
+    learnt slope per head (ALiBi, arXiv 2108.12409, in two dimensions).
+    """
+
+    def __init__(self, config: PatConfig):
+        super().__init__()
+        self.num_heads = config.num_segmenter_heads
+        self.project = nn.Linear(config.projection_dim, 2 * config.segmenter_channels)
+        self.slope = nn.Parameter(self.initial_slopes())
+
+    def initial_slopes(self) -> torch.Tensor:
+        """A half per patch for the first head, for each other half of the one before (our choice)."""
+        return torch.full((self.num_heads,), 0.5).cumprod(0)
+
+    def forward(self, dense_embeds: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
+        """
+        Compute the attention weights of an image's patches.
+
+        Args:
+            dense_embeds: (batch, height, width, projection_dim).
+            guidance: (batch, height, width, 2 * segmenter_channels), or None.
+
+        Returns:
+            (batch, heads, height * width, height * width); rows sum to 1.
+        """
+        projected = self.project(dense_embeds)
+        if guidance is not None:
+            projected = projected + guidance
+        height, width = projected.shape[1:3]
+        queries, keys = projected.flatten(1, 2).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(2, 3)
+        return (scores - self._penalty(height, width).to(scores.dtype)).softmax(-1)
+
+    def _penalty(self, height: int, width: int) -> torch.Tensor:
+        """Slope times distance, (heads, height * width, height * width)."""
+        rows, columns = (torch.arange(side, device=self.slope.device) for side in (height, width))
+        down, across = (rows[:, None] - rows).square(), (columns[:, None] - columns).square()
+        distances = (down[:, None, :, None] + across[None, :, None]).sqrt().flatten(2).flatten(0, 1)
+        return self.slope[:, None, None] * distances
+
+
+class PatSegmenterBlock(nn.Module):
     """Mixes over space within each label, then over labels at each place, then over channels."""
 
-    def __init__(self, channels: int):
+    def __init__(self, config: PatConfig):
         super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        channels = config.segmenter_channels
+        self.num_heads = config.num_segmenter_heads
+        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.norm = nn.LayerNorm(channels)
-        self.exchange = nn.Linear(channels, channels)
+        self.values = nn.Linear(channels, channels)
+        self.attended = nn.Linear(channels, channels)
+        self.exchange = nn.Linear(2 * channels, channels)
         self.expand = nn.Linear(channels, 2 * channels)
         self.contract = nn.Linear(2 * channels, channels)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(batch, num_labels, height, width, channels) to the same."""
+    def forward(
+        self, hidden_states: torch.Tensor, affinity: torch.Tensor, guidance: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Mix the features of all labels.
+
+        Args:
+            hidden_states: (batch, num_labels, height, width, channels).
+            affinity: Attention weights, see [`PatAffinity`].
+            guidance: (batch, height, width, channels), or None.
+
+        Returns:
+            The shape of `hidden_states`.
+        """
         batch_and_labels = hidden_states.shape[:2]
         maps = hidden_states.flatten(0, 1).permute(0, 3, 1, 2)
         mixed = self.norm(self.depthwise(maps).permute(0, 2, 3, 1)).unflatten(0, batch_and_labels)
-        # The maximum, unlike the mean, does not fade as the label list grows and is exact under any label order.
-        mixed = mixed + self.exchange(mixed.amax(dim=1, keepdim=True))
-        return hidden_states + self.contract(F.gelu(self.expand(mixed)))
+        mixed = mixed + self.attended(self._attend(self.values(mixed), affinity))
+        # The maximum, unlike the mean, does not fade as the label list grows; both are exact under any label order.
+        over_labels = torch.cat([mixed.amax(dim=1, keepdim=True), mixed.mean(dim=1, keepdim=True)], dim=-1)
+        shared = self.exchange(over_labels)
+        if guidance is not None:
+            shared = shared + guidance[:, None]
+        return hidden_states + self.contract(F.gelu(self.expand(mixed + shared)))
+
+    def _attend(self, values: torch.Tensor, affinity: torch.Tensor) -> torch.Tensor:
+        """One product per head, with the values of all labels side by side."""
+        batch_size, num_labels, height, width, channels = values.shape
+        by_head = values.reshape(batch_size, num_labels, height * width, self.num_heads, -1).permute(0, 3, 2, 1, 4)
+        attended = (affinity @ by_head.flatten(3)).unflatten(3, (num_labels, -1))
+        return attended.permute(0, 3, 2, 1, 4).reshape(batch_size, num_labels, height, width, channels)
 
 
-class PatRefiner(nn.Module):
-    """
-    Refines similarity maps with weights shared by all labels (CAT-Seg's idea, arXiv 2303.11797, much reduced; ours).
-
-    The last layer starts at zero, so that an untrained refiner changes nothing.
-    """
+class PatUpsampler(nn.Module):
+    """From the patches to the stride of the logits, each label on its own."""
 
     def __init__(self, config: PatConfig):
         super().__init__()
-        channels = config.refiner_channels
-        self.max_refined_labels = config.max_refined_labels
-        self.stem = nn.Conv2d(1, channels, 7, padding=3)
-        self.guide = nn.Sequential(nn.LayerNorm(config.projection_dim), nn.Linear(config.projection_dim, channels))
-        self.blocks = nn.ModuleList([PatRefinerBlock(channels) for _ in range(2)])
+        channels = config.segmenter_channels // 2
+        self.factor = config.cells_per_patch
+        self.project = nn.Linear(config.segmenter_channels, channels)
+        self.skip = nn.Conv2d(1, channels, 5, padding=2)
+        self.depthwise = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.norm = nn.LayerNorm(channels)
+        self.expand = nn.Linear(channels, 2 * channels)
+        self.contract = nn.Linear(2 * channels, channels)
         self.out = ZeroLinear(channels, 1)
 
-    def forward(self, logits: torch.Tensor, dense_embeds: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, similarities: torch.Tensor, guidance: torch.Tensor | None
+    ) -> torch.Tensor:
         """
-        Compute corrections for the labels with the highest similarities in the image.
+        Compute corrections of the logits.
 
         Args:
-            logits: Scaled similarities (batch, num_labels, height, width).
-            dense_embeds: Patch embeddings (batch, height, width, projection_dim).
+            hidden_states: (batch, num_labels, height, width, segmenter_channels).
+            similarities: On the grid of the logits, (batch, num_labels, rows, columns).
+            guidance: (batch, rows, columns, segmenter_channels // 2), or None.
 
         Returns:
-            What to add to the logits, same shape; zero for labels beyond the `max_refined_labels` of highest
-            maximum in the image.
+            (batch, num_labels, rows, columns); zero before training.
         """
-        if logits.shape[1] <= self.max_refined_labels:
-            return self._refine(logits, dense_embeds)
-        chosen = logits.amax(dim=(2, 3)).topk(self.max_refined_labels, dim=1).indices
-        index = chosen[:, :, None, None].expand(-1, -1, *logits.shape[2:])
-        refined = self._refine(logits.gather(1, index), dense_embeds)
-        return torch.zeros_like(logits, dtype=refined.dtype).scatter(1, index, refined)
-
-    def _refine(self, logits: torch.Tensor, dense_embeds: torch.Tensor) -> torch.Tensor:
-        batch_size, num_labels = logits.shape[:2]
-        relative = logits - logits.amax(dim=1, keepdim=True)
-        maps = self.stem(relative.reshape(-1, 1, *logits.shape[2:]).to(self.stem.weight.dtype))
-        hidden_states = maps.permute(0, 2, 3, 1).unflatten(0, (batch_size, num_labels))
-        hidden_states = hidden_states + self.guide(dense_embeds)[:, None]
-        for block in self.blocks:
-            hidden_states = block(hidden_states)
-        return self.out(hidden_states).squeeze(-1)
-
-
-class PatTokenVote(nn.Module):
-    """
-    Guidance by the codes: joint bilateral upsampling (Kopf et al. 2007) of the logits, our choice.
-
-    Each cell averages neighbouring patches' logits, weighted by distance and by the similarity of their decoded
-    features. A gate per cell, computed from the codes, mixes the average in. It starts at zero, so that an untrained
-    PAT equals the baseline exactly. No weight depends on the word.
-    """
-
-    # Our choice: radius and standard deviation of the neighbourhood in patches; initial scale of the cosines.
-    radius = 2
-    reach = 1.0
-    initial_temperature = 10.0
-
-    def __init__(self, config: PatConfig):
-        super().__init__()
-        self.cells_per_patch, self.patches_per_cell = config.cells_per_patch, config.patches_per_cell
-        self.project = nn.Linear(config.hidden_size, config.codebook_dim, bias=False)
-        self.temperature = nn.Parameter(torch.tensor(self.initial_temperature))
-        self.gate = ZeroLinear(config.hidden_size, 1)
-
-    def forward(self, logits: torch.Tensor, finer_logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """
-        Mix the weighted average of neighbouring logits into the upsampled ones.
-
-        Args:
-            logits: (batch, num_labels, height, width), one per patch.
-            finer_logits: The same on the grid of the result, (batch, num_labels, rows, columns).
-            tokens: The decoded codes, (batch, rows, columns, hidden_size); on a coarser grid, if the finest level is
-                coarser than the patches.
-
-        Returns:
-            The shape of `finer_logits`.
-        """
-        if self.patches_per_cell > 1:
-            tokens = repeat_cells(tokens, self.patches_per_cell)[:, : logits.shape[2], : logits.shape[3]]
-        gate = self.gate(tokens).permute(0, 3, 1, 2).float()
-        averaged = self._shares(tokens) @ self._bands(logits.permute(0, 2, 3, 1))
-        averaged = averaged.unflatten(2, (self.cells_per_patch, -1)).flatten(1, 2).permute(0, 3, 1, 2)
-        return finer_logits + gate * (averaged - finer_logits)
-
-    def _shares(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Weights of patches for cells: (batch, height, cells of a row of patches, patches of its band)."""
-        embeds = F.normalize(self.project(tokens), dim=-1).float()
-        patches = average_pool(embeds, self.cells_per_patch)
-        cells = self.temperature.float() * embeds.unflatten(1, (-1, self.cells_per_patch)).flatten(2, 3)
-        alike = cells @ self._bands(patches).transpose(2, 3)
-        inside = self._bands(torch.ones_like(patches[:1, ..., :1])).transpose(2, 3)
-        return (alike + (self._nearness(patches) + inside.log())).softmax(-1)
-
-    def _bands(self, maps: torch.Tensor) -> torch.Tensor:
-        """
-        Gather the rows around each row, zero beyond the border.
-
-        (batch, height, width, channels) to (batch, height, patches of the band, channels). Bands keep the products
-        large, which is several times as fast as a window per cell.
-        """
-        padded = F.pad(maps, (0, 0, 0, 0, self.radius, self.radius))
-        return padded.unfold(1, 2 * self.radius + 1, 1).permute(0, 1, 4, 2, 3).flatten(2, 3)
-
-    def _nearness(self, patches: torch.Tensor) -> torch.Tensor:
-        """Logarithm of a Gaussian of the distance, (cells of a row of patches, patches of its band)."""
-        cells_per_patch, width = self.cells_per_patch, patches.shape[2]
-        within = (torch.arange(cells_per_patch).to(patches) + 0.5) / cells_per_patch - 0.5
-        columns = torch.arange(width).to(patches)
-        rows_apart = within[:, None] - torch.arange(-self.radius, self.radius + 1).to(patches)
-        columns_apart = (columns[:, None] + within).flatten()[:, None] - columns
-        too_far = (columns_apart.abs() > self.radius + 0.5)[None, :, None]
-        squares = rows_apart.square()[:, None, :, None] + columns_apart.square()[None, :, None]
-        nearness = (-squares / (2 * self.reach**2)).masked_fill(too_far, -torch.inf)
-        return nearness.flatten(2).flatten(0, 1)
+        batch_and_labels = similarities.shape[:2]
+        coarse = self.project(hidden_states).flatten(0, 1).permute(0, 3, 1, 2)
+        skip = self.skip(similarities.flatten(0, 1)[:, None].to(coarse.dtype))
+        maps = (upsample(coarse, self.factor) + skip).permute(0, 2, 3, 1)
+        if guidance is not None:
+            maps = (maps.unflatten(0, batch_and_labels) + guidance[:, None]).flatten(0, 1)
+        mixed = self.norm(self.depthwise(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        refined = maps + self.contract(F.gelu(self.expand(mixed)))
+        return self.out(refined).squeeze(-1).unflatten(0, batch_and_labels)
 
 
 class PatSegmenter(nn.Module):
-    """Dense embeddings and class embeddings to logits: the baseline, and PAT when the codes guide it."""
+    """
+    Dense embeddings and class embeddings to logits: cost aggregation, and PAT when the codes guide it.
+
+    The similarities of an image with each label are refined over space and over labels by weights that all labels
+    share (CAT-Seg, arXiv 2303.11797; SED, arXiv 2311.15537; sizes and wiring are our choice). The guidance says which
+    places belong together; what is specific to a word comes from its similarities alone. Corrections and guidance
+    start at zero: an untrained PAT is the baseline, and that is CLIP without training.
+    """
+
+    # Brings differences of similarities to the order of 1 (our choice).
+    similarity_scale = 5.0
 
     def __init__(self, config: PatConfig):
         super().__init__()
-        self.upsampling = config.cells_per_patch
-        self.refiner = PatRefiner(config)
-        self.vote = PatTokenVote(config) if config.token_guidance else None
+        channels = config.segmenter_channels
+        self.factor, self.max_refined_labels = config.cells_per_patch, config.max_refined_labels
+        self.stem = nn.Conv2d(2, channels, 7, padding=3)
+        self.project = nn.Sequential(nn.LayerNorm(config.projection_dim), nn.Linear(config.projection_dim, channels))
+        self.affinity = PatAffinity(config)
+        self.blocks = nn.ModuleList([PatSegmenterBlock(config) for _ in range(config.num_segmenter_blocks)])
+        self.upsampler = PatUpsampler(config)
+        self.guidance = PatGuidance(config) if config.token_guidance else None
 
     def forward(
         self,
         dense_embeds: torch.Tensor,
         text_embeds: torch.Tensor,
         logit_scale: torch.Tensor,
-        guidance: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Segment by similarity, refinement and guidance.
@@ -171,20 +180,57 @@ class PatSegmenter(nn.Module):
             dense_embeds: Unit-length patch embeddings (batch, height, width, projection_dim).
             text_embeds: Unit-length class embeddings (num_labels, projection_dim).
             logit_scale: CLIP's temperature, a positive scalar.
-            guidance: The decoded codes, (batch, rows, columns, hidden_size) on the finest grid; None for the
-                baseline.
+            tokens: The decoded codes, (batch, rows, columns, hidden_size) on the finest grid; None for the baseline.
 
         Returns:
             Logits (batch, num_labels, rows, columns) at the finest level's stride (one patch if that is coarser).
         """
-        # In float32: half precision would round away small differences between similarities.
+        guidance = None
+        if self.guidance is not None and tokens is not None:
+            guidance = self.guidance(tokens, dense_embeds)
+        coarse, fine = self._similarities(dense_embeds, text_embeds, guidance)
+        logits = logit_scale.float() * fine
+        if fine.shape[1] <= self.max_refined_labels:
+            return logits + self._corrections(dense_embeds, coarse, fine, guidance)
+        # Only labels that some patch may want are refined; no other ever wins over those.
+        chosen = coarse.amax(dim=(2, 3)).topk(self.max_refined_labels, dim=1).indices[:, :, None, None]
+        coarse = coarse.gather(1, chosen.expand(-1, -1, *coarse.shape[2:]))
+        index = chosen.expand(-1, -1, *fine.shape[2:])
+        refined = logits.gather(1, index) + self._corrections(dense_embeds, coarse, fine.gather(1, index), guidance)
+        return logits.minimum(refined.amin(1, keepdim=True)).scatter(1, index, refined)
+
+    def _similarities(
+        self, dense_embeds: torch.Tensor, text_embeds: torch.Tensor, guidance: Guidance | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines of patches and words, on the grid of the patches and on that of the logits, in float32."""
+        # Half precision would round away small differences.
         with torch.autocast(dense_embeds.device.type, enabled=False):
-            logits = (logit_scale.float() * (dense_embeds.float() @ text_embeds.float().T)).permute(0, 3, 1, 2)
-        logits = logits + self.refiner(logits, dense_embeds)
-        finer_logits = logits
-        if self.upsampling > 1:
-            finer_logits = F.interpolate(logits, scale_factor=self.upsampling, mode="bilinear", align_corners=False)
-        if self.vote is None or guidance is None:
-            return finer_logits
-        with torch.autocast(dense_embeds.device.type, enabled=False):
-            return self.vote(logits, finer_logits, guidance.to(self.vote.project.weight.dtype))
+            words = text_embeds.float().T
+            coarse = (dense_embeds.float() @ words).permute(0, 3, 1, 2)
+            fine = upsample(coarse, self.factor)
+            if guidance is not None and guidance.residual is not None:
+                added = (guidance.residual.float() @ words).permute(0, 3, 1, 2)
+                coarse, fine = coarse + F.avg_pool2d(added, self.factor), fine + added
+        return coarse, fine
+
+    def _corrections(
+        self, dense_embeds: torch.Tensor, coarse: torch.Tensor, fine: torch.Tensor, guidance: Guidance | None
+    ) -> torch.Tensor:
+        """What to add to the logits (batch, num_labels, rows, columns) of the labels whose similarities are given."""
+        batch_and_labels = coarse.shape[:2]
+        maps = torch.stack([coarse, _relative(coarse)], dim=2).flatten(0, 1) * self.similarity_scale
+        hidden_states = self.stem(maps.to(self.stem.weight.dtype)).permute(0, 2, 3, 1).unflatten(0, batch_and_labels)
+        shared = self.project(dense_embeds)
+        if guidance is not None:
+            shared = shared + guidance.start
+        hidden_states = hidden_states + shared[:, None]
+        affinity = self.affinity(dense_embeds, None if guidance is None else guidance.affinity)
+        for number, block in enumerate(self.blocks):
+            hidden_states = block(hidden_states, affinity, None if guidance is None else guidance.blocks[number])
+        fine = _relative(fine) * self.similarity_scale
+        return self.upsampler(hidden_states, fine, None if guidance is None else guidance.upsampler)
+
+
+def _relative(similarities: torch.Tensor) -> torch.Tensor:
+    """Less those of the best label at each place."""
+    return similarities - similarities.amax(dim=1, keepdim=True)

@@ -164,7 +164,7 @@ def test_codes_and_training_free_differ_from_pixels(evaluate, data, tmp_path):
     assert figures["codes"] != figures["pixels"]
     model = PatForSemanticSegmentation.from_pretrained(results["model"]).eval()
     processor = PatProcessor.from_pretrained(results["model"])
-    torch.nn.init.constant_(model.segmenter.vote.gate.weight, 3.0)  # nothing that was trained may count
+    torch.nn.init.constant_(model.segmenter.guidance.start.weight, 3.0)  # nothing that was trained may count
     baseline = evaluate_dataset(
         model, processor, FolderDataset(data, "val"), source="training_free", workers=0, progress=False
     ).metric

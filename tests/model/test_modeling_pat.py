@@ -123,7 +123,7 @@ def test_segmenter_loads_from_a_tokenizer_checkpoint(segmenter, pixel_values, te
     for key, tensor in segmenter.text_model.state_dict().items():
         assert torch.equal(loaded.text_model.state_dict()[key], tensor), key
     assert torch.equal(loaded.logit_scale, segmenter.logit_scale)
-    assert not loaded.segmenter.vote.gate.weight.any() and not loaded.segmenter.vote.gate.bias.any()
+    assert not loaded.segmenter.guidance.start.weight.any() and not loaded.segmenter.guidance.start.bias.any()
     assert torch.isfinite(loaded(pixel_values, text_embeds=text_embeds).logits).all()
 
 

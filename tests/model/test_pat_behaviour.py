@@ -6,14 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from transformers_pat.configuration_pat import PatConfig
-from transformers_pat.layers_pat import repeat_cells
+from transformers_pat.layers_pat import ZeroLinear
 from transformers_pat.losses_pat import segmentation_loss
 from transformers_pat.modeling_pat import PatForSemanticSegmentation, PatModel
 from transformers_pat.processing_pat import PatProcessor
-from transformers_pat.segmenter_pat import PatTokenVote
 
-from ..support.tiny import NUM_WORDS, PATCH_SIZE, PROJECTION_DIM, TINY_PAT, make_clip, random_images, train_steps
+from ..support.tiny import NUM_WORDS, PATCH_SIZE, PROJECTION_DIM, make_clip, random_images, train_steps
 
 # 640×480, 481×333 and 1×2000 at a tenth, smaller than a patch, CLIP's own size, an odd number of patches.
 SIZES = [(64, 48), (48, 33), (1, 200), (5, 3), (32, 32), (24, 40)]
@@ -52,55 +50,61 @@ def test_an_untrained_segmenter_is_plain_similarity(make_segmenter, pixel_values
 def test_baseline_of_a_trained_model_lacks_only_the_guidance(segmenter, pixel_values, text_embeds, tmp_path):
     segmenter.save_pretrained(tmp_path)
     baseline = PatForSemanticSegmentation.from_pretrained(tmp_path, token_guidance=False)
-    vote = {f"segmenter.vote.{name}" for name in ("project.weight", "temperature", "gate.weight", "gate.bias")}
-    assert set(segmenter.state_dict()) - set(baseline.state_dict()) == vote
-    assert set(baseline.state_dict()) <= set(segmenter.state_dict())
+    lacking = set(segmenter.state_dict()) - set(baseline.state_dict())
+    assert lacking == {key for key in segmenter.state_dict() if key.startswith("segmenter.guidance.")}
     expected = segmenter(pixel_values, text_embeds=text_embeds).logits
     assert not torch.allclose(baseline(pixel_values, text_embeds=text_embeds).logits, expected)
-    segmenter.segmenter.vote.gate.weight.zero_()
-    segmenter.segmenter.vote.gate.bias.zero_()
+    for module in segmenter.segmenter.guidance.modules():
+        if isinstance(module, ZeroLinear):
+            module.weight.zero_()
+            module.bias.zero_()
     expected = segmenter(pixel_values, text_embeds=text_embeds).logits
     assert torch.equal(baseline(pixel_values, text_embeds=text_embeds).logits, expected)
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("source", ["codes", "dense"])
+def test_the_residual_is_bounded(make_segmenter, pixel_values, source):
+    model = make_segmenter(embedding_residual_bound=0.25, guidance_source=source)
+    residual = model.segmenter.guidance.residual
+    torch.nn.init.normal_(residual.contract.weight, std=100)
+    tokens = 100 * torch.randn(2, 5, 6, model.config.hidden_size)
+    assert (residual(tokens).norm(dim=-1) <= 0.25 + 1e-6).all()
+
+
+def test_without_a_residual_similarities_are_those_of_clip(make_segmenter, pixel_values, text_embeds, labels):
+    model = make_segmenter(embedding_residual_bound=0)
+    train_steps(model, 2, pixel_values=pixel_values, text_embeds=text_embeds, labels=labels)
+    assert not any("residual" in name for name in model.state_dict())
+
+
 @pytest.mark.parametrize("strides", [[2, 1, 0.5], [2, 1], [2]])
-def test_an_open_vote_is_the_mean_of_alike_neighbours(strides):
+def test_every_stride_is_guided(make_segmenter, pixel_values, text_embeds, labels, strides):
     levels = len(strides)
-    sizes = {"level_strides": strides, "codebook_sizes": [8] * levels, "feature_layers": [[1]] * levels}
-    vote = PatTokenVote(PatConfig(**TINY_PAT | sizes))
-    torch.nn.init.ones_(vote.gate.bias)
-    torch.nn.init.zeros_(vote.gate.weight)
-    height, width, cells = 7, 9, vote.cells_per_patch
-    tokens = torch.randn(1, *(-int(-side // strides[-1]) for side in (height, width)), TINY_PAT["hidden_size"])
-    logits = torch.randn(1, 5, height, width)
-    voted = vote(logits, torch.zeros(1, 5, height * cells, width * cells), tokens)
-    tokens = repeat_cells(tokens, vote.patches_per_cell)[:, : height * cells, : width * cells]
-    embeds = F.normalize(vote.project(tokens), dim=-1)
-    patches = F.avg_pool2d(embeds.permute(0, 3, 1, 2), cells)
-    for row, column in [(0, 0), (3, 4), (height * cells - 1, width * cells - 1), (0, width * cells - 2)]:
-        y, x = ((place + 0.5) / cells - 0.5 for place in (row, column))
-        around = [
-            (i, j)
-            for i in range(height)
-            for j in range(width)
-            if abs(i - row // cells) <= vote.radius and abs(j - column // cells) <= vote.radius
-        ]
-        weights = torch.stack(
-            [
-                vote.temperature * (embeds[0, row, column] @ patches[0, :, i, j])
-                - ((y - i) ** 2 + (x - j) ** 2) / (2 * vote.reach**2)
-                for i, j in around
-            ]
-        ).softmax(0)
-        expected = sum(weight * logits[0, :, i, j] for weight, (i, j) in zip(weights, around, strict=True))
-        torch.testing.assert_close(voted[0, :, row, column], expected, atol=1e-5, rtol=1e-4)
+    fields = {"level_strides": strides, "codebook_sizes": [8] * levels, "feature_layers": [[1]] * levels}
+    model = make_segmenter(**fields)
+    train_steps(model, 2, pixel_values=pixel_values, text_embeds=text_embeds, labels=labels)
+    output = model(pixel_values, text_embeds=text_embeds, labels=labels)
+    output.segmentation_loss.backward()
+    guidance = model.segmenter.guidance
+    assert all(p.grad is not None and p.grad.any() for p in guidance.parameters())
+
+
+@torch.no_grad()
+def test_guidance_by_clip_itself_ignores_the_codes(make_segmenter, pixel_values, text_embeds, labels):
+    model = make_segmenter(guidance_source="dense")
+    with torch.enable_grad():
+        train_steps(model, 2, pixel_values=pixel_values, text_embeds=text_embeds, labels=labels)
+    model.eval()
+    expected = model(pixel_values, text_embeds=text_embeds).logits
+    model.pat.codebooks[0].embed.neg_()
+    assert torch.equal(model(pixel_values, text_embeds=text_embeds).logits, expected)
 
 
 def test_a_baseline_can_become_a_pat(make_segmenter, tmp_path):
     make_segmenter(token_guidance=False).save_pretrained(tmp_path)
     model = PatForSemanticSegmentation.from_pretrained(tmp_path, token_guidance=True)
-    assert not model.segmenter.vote.gate.weight.any() and not model.segmenter.vote.gate.bias.any()
+    assert not model.segmenter.guidance.start.weight.any() and not model.segmenter.guidance.start.bias.any()
 
 
 @pytest.mark.parametrize("coupled", [False, True])
@@ -364,15 +368,15 @@ def test_reordered_labels_give_reordered_maps(segmenter, pixel_values, text_embe
 @torch.no_grad()
 def test_large_vocabulary_refines_the_labels_that_matter(segmenter, pixel_values, text_embeds):
     everything = segmenter(pixel_values, text_embeds=text_embeds).logits
-    segmenter.config.max_refined_labels = segmenter.segmenter.refiner.max_refined_labels = 2
+    segmenter.segmenter.max_refined_labels = 2
     pruned = segmenter(pixel_values, text_embeds=text_embeds).logits
     assert pruned.shape == everything.shape
-    unrefined = copy.deepcopy(segmenter)
-    unrefined.segmenter.refiner.out.weight.zero_()
-    unrefined.segmenter.refiner.out.bias.zero_()
-    plain = unrefined(pixel_values, text_embeds=text_embeds).logits
-    changed = (pruned != plain).flatten(2).any(2)
-    assert (changed.sum(1) == 2).all()
+    winners = [set(image.argmax(0).flatten().tolist()) for image in pruned]
+    assert all(len(won) <= 2 for won in winners)
+    similarities = segmenter.pat.extract_features(pixel_values).dense_embeds @ text_embeds.T
+    if segmenter.segmenter.guidance.residual is None:
+        best = similarities.amax(dim=(1, 2)).topk(2).indices
+        assert all(won <= set(row.tolist()) for won, row in zip(winners, best, strict=True))
 
 
 def many_words(number: int) -> torch.Tensor:

@@ -39,7 +39,7 @@ def test_files_are_small_and_safe():
 def test_loads_in_float32_with_guidance(nano):
     model, _ = nano
     assert model.dtype == torch.float32 and model.config.token_guidance
-    assert model.segmenter.vote.gate.weight.abs().max() > 0
+    assert model.segmenter.guidance.start.weight.abs().max() > 0
     assert model.num_trainable_parameters < 12e6
 
 

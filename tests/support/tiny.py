@@ -18,7 +18,7 @@ PATCH_SIZE = 8
 NUM_WORDS = 5
 PROJECTION_DIM = 24
 # Different sizes, so that mixing up two levels shows.
-TINY_PAT = {"hidden_size": 16, "codebook_sizes": (8, 12, 16), "codebook_dim": 8, "refiner_channels": 4}
+TINY_PAT = {"hidden_size": 16, "codebook_sizes": (8, 12, 16), "codebook_dim": 8, "segmenter_channels": 8}
 # The tiny checkpoint on disk: patches of 16 pixels, and photos scaled to 64.
 TINY_CLIP_ON_DISK = {"vision": {"image_size": 64, "patch_size": 16}, "projection_dim": 16}
 TINY_PAT_ON_DISK = {**TINY_PAT, "codebook_sizes": [16, 16, 16], "num_decoder_blocks": 1}

@@ -35,7 +35,7 @@ def workplace(tmp_path_factory):
     write_set(folder / "data" / "street", {0: "road", 1: "car", 2: "sky"}, blocks)
     animals = write_set(folder / "data" / "animals", {0: "background", 1: "dog", 2: "cat"}, blocks[:5])
     (animals / "splits" / "val.txt").write_text("p0\np1")
-    model = {"hidden_size": 16, "codebook_sizes": [8, 8, 8], "codebook_dim": 4, "refiner_channels": 4}
+    model = {"hidden_size": 16, "codebook_sizes": [8, 8, 8], "codebook_dim": 4, "segmenter_channels": 8}
     (folder / "config.yaml").write_text(
         f"clip: {folder / 'clip'}\ndata: {folder / 'data'}\n"
         f"train: [{{folder: street, weight: 2}}, 'animals:train']\nmodel: {json.dumps(model)}\n"

@@ -12,7 +12,8 @@ class TrainingView:
     Args:
         crop_size: Side of the square view in pixels.
         image_mean, image_std: CLIP's normalisation, from the image processor.
-        scale: Range of the crop's side as a share of the photo's short side, at most 1.
+        scale: Range of the crop's side as a share of the photo's short side; where the crop is larger than the photo,
+            it ends at the photo's border and is squeezed to a square.
     """
 
     def __init__(

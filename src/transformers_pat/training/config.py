@@ -15,6 +15,7 @@ def option(text: str, **default: Any) -> Any:
 # A checkpoint holds the state of a run with these values; a resumed run must have the same.
 FIXED = (
     *("train", "objective", "model", "lora_rank", "ema_decay", "gradient_accumulation_steps", "crop_size"),
+    *("min_crop_scale", "max_crop_scale"),
     *("learning_rate", "schedule", "warmup_steps", "weight_decay", "templates", "seed"),
 )
 
@@ -47,6 +48,8 @@ class TrainConfig:
     strict: bool = option("Stop at a photo or mask that can't be used, instead of skipping it.", default=False)
 
     crop_size: int = option("Side of the square training crops, pixels.", default=224)
+    min_crop_scale: float = option("Smallest crop, as a share of the photo's short side.", default=0.5)
+    max_crop_scale: float = option("Largest crop; above 1 up to the whole photo, squeezed to a square.", default=1.0)
     batch_size: int = option("Images per process and forward.", default=16)
     gradient_accumulation_steps: int = option("Forwards per optimizer step, each from one data set.", default=1)
     max_steps: int = option("Optimizer steps.", default=2000)
@@ -74,6 +77,11 @@ class TrainConfig:
         for name in ("crop_size", "batch_size", "gradient_accumulation_steps", "max_steps", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.min_crop_scale <= self.max_crop_scale:
+            raise ValueError(
+                f"--min_crop_scale must be above 0 and at most --max_crop_scale, got {self.min_crop_scale} and "
+                f"{self.max_crop_scale}"
+            )
         if bool(self.clip) == bool(self.init):
             raise ValueError("give either --clip, to train a new PAT on a CLIP, or --init, to train a PAT further")
         if self.init and self.model != "{}":

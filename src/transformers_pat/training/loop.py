@@ -257,7 +257,12 @@ def make_batches(config: TrainConfig, processor: PatProcessor, accelerator: Acce
     image_processor = processor.image_processor
     return TrainingBatches(
         opened,
-        TrainingView(config.crop_size, image_processor.image_mean, image_processor.image_std),
+        TrainingView(
+            config.crop_size,
+            image_processor.image_mean,
+            image_processor.image_std,
+            scale=(config.min_crop_scale, config.max_crop_scale),
+        ),
         config.batch_size,
         config.max_steps * config.gradient_accumulation_steps,
         config.seed,
