@@ -1,5 +1,4 @@
-"""Makes pat-nano from nothing: text tower, convolutional teacher, vision tower, PAT. Run it again to go on.
-
+"""Makes pat-nano from nothing: names, text tower, teacher, vision tower, PAT. Run it again to go on.
 
 python recipes/pat_nano/run.py --data DATA --class-names LISTS --work WORK [--wordnet /usr/share/wordnet]
 """
@@ -9,13 +8,14 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from splits import divide
+from image_names import write_names
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-SETS = ["camvid", "msrc_v2", "voc_animals", "labelme_facade", "coco_subset", "clothing_ccp"]
+EMBEDDED = REPOSITORY / "src" / "transformers_pat" / "pat_nano"
 
 
 def stage(title: str, done: Path, *command: str | Path) -> None:
@@ -23,7 +23,7 @@ def stage(title: str, done: Path, *command: str | Path) -> None:
     if done.exists():
         print(f"{title}: done ({done})", flush=True)
         return
-    print(f"{title}: {done} ...", flush=True)
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {title}: {done} ...", flush=True)
     subprocess.run([sys.executable, *map(str, command)], check=True, cwd=REPOSITORY)
 
 
@@ -34,22 +34,28 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for caches, checkpoints and results")
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
     parser.add_argument("--minutes", type=float, default=150, help="time for the vision tower")
+    parser.add_argument("--device", default="cpu", help="where the vision tower is trained")
     args = parser.parse_args()
     data, lists, work = args.data.resolve(), args.class_names.resolve(), args.work.resolve()
-    divide(data, work / "data", SETS)
-    data = work / "data"
+    work.mkdir(parents=True, exist_ok=True)
     common = ["--data", data, "--work", work]
+
+    if not (work / "names.json").is_file():
+        write_names(data, work / "names.json")
     text = [HERE / "text_tower.py", *common, "--class-names", lists, "--wordnet", args.wordnet, "--threads", "2"]
-    stage("text tower", work / "text", *text)
-    teacher = [HERE / "conv_teacher.py", *common, "--text", work / "text"]
-    stage("convolutional teacher", work / "conv_teacher.safetensors", *teacher)
-    vision = [HERE / "vision_tower.py", *common, "--minutes", str(args.minutes)]
-    stage("vision tower", work / "clip-final", *vision)
-    pat = ["examples/train.py", "--config", "configs/nano_pat.yaml", "--clip", work / "clip-final", "--data", data]
-    unfinished = ["--resume"] if (work / "pat-nano" / "checkpoints").is_dir() else []
-    stage("PAT", work / "pat-nano" / "config.json", *pat, "--output_dir", work / "pat-nano", *unfinished)
-    embedded = REPOSITORY / "src" / "transformers_pat" / "pat_nano"
-    subprocess.run([sys.executable, HERE / "embed.py", work / "pat-nano", embedded], check=True, cwd=REPOSITORY)
+    stage("text space and text tower", work / "text", *text)
+    stage("the teacher's map to text space", work / "teacher.pt", HERE / "teacher_map.py", *common, "--threads", "2")
+    photos = [HERE / "crops.py", "--data", data, "--names", work / "names.json", "--output", work / "photos.pt"]
+    stage("photos", work / "photos.pt", *photos)
+    tower = [HERE / "vision_tower.py", "--photos", work / "photos.pt", "--teacher", work / "teacher.pt"]
+    limits = ["--output", work, "--minutes", str(args.minutes), "--device", args.device]
+    stage("vision tower", work / "clip", *tower, *limits)  # returns at once when its time was used up
+    stage("CLIP", work / "clip", HERE / "export.py", "--work", work, "--output", work / "clip")
+    stage("what the CLIP knows", work / "measure.json", HERE / "measure.py", *common)
+    pat = ["examples/train.py", "--config", "configs/nano_pat.yaml", "--clip", work / "clip", "--data", data]
+    stage("PAT", work / "pat-nano" / "config.json", *pat, "--output_dir", work / "pat-nano", "--resume")
+    stage("the packaged folder", work / "embedded", HERE / "embed.py", work / "pat-nano", work / "embedded")
+    print(f"To package it: rm -r {EMBEDDED}; cp -r {work / 'embedded'} {EMBEDDED}")
 
 
 if __name__ == "__main__":

@@ -292,7 +292,9 @@ def make_vocabulary(
     """Make the sampler of words with all their embeddings, so that the text tower runs only here."""
     if config.objective == "tokenizer":
         return None
-    vocabulary = VocabularySampler(read_synonyms(config.synonyms), resolve_templates(config.templates), config.seed)
+    vocabulary = VocabularySampler(
+        read_synonyms(config.synonyms), resolve_templates(config.templates), config.seed, max_words=config.max_words
+    )
     vocabulary.embed([name for dataset in batches.datasets for name in dataset.names], model, processor)
     return vocabulary
 
