@@ -153,6 +153,8 @@ class CheckpointMixin(FrozenClipMixin, PreTrainedModel):
         lost -= new
         if lost and all(self.is_clip_key(key) for key in lost) and self.config.clip_name_or_path is None:
             raise ValueError("This checkpoint holds no CLIP and does not say which it belongs to (clip_name_or_path).")
+        if lost and any(key.startswith("segmenter.refiner.") for key in info["unexpected_keys"]):
+            raise ValueError(f"{name} was made by an early version of PAT, with another segmenter: train it again.")
         if lost:
             raise ValueError(f"{name}: {len(lost)} tensors are missing, the first is {min(lost)}.")
         self._check_unexpected(info["unexpected_keys"], saved, name, ignore_mismatched_sizes)

@@ -1,4 +1,4 @@
-"""Guidance: what the fused codes add to the segmenter. Everything here starts at zero and is the same for every word."""
+"""Guidance: what the fused codes add to the segmenter, for every word alike. All of it starts at zero."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,9 @@ from .layers_pat import ZeroLinear, to_patch_grid
 @dataclass
 class Guidance:
     """
-    What is added to the segmenter's states, for every label alike; (height, width) is the patch grid, (rows, columns)
-    that of the logits.
+    What is added to the segmenter's states, for every label alike.
+
+    (height, width) is the patch grid, (rows, columns) that of the logits.
 
     Args:
         start: To the features of every label, (batch, height, width, segmenter_channels).

@@ -237,6 +237,14 @@ def test_a_guided_checkpoint_without_its_guidance(segmenter, tmp_path, lost):
     refuses_to_load(tmp_path, "segmenter.guidance", ValueError)
 
 
+def test_a_checkpoint_of_the_first_segmenter(segmenter, tmp_path):
+    segmenter.save_pretrained(tmp_path)
+    names = ("refiner.stem.weight", "vote.temperature")
+    edit_tensors(tmp_path, lambda tensors: tensors.update({f"segmenter.{name}": torch.zeros(2) for name in names}))
+    edit_tensors(tmp_path, lambda tensors: tensors.pop("segmenter.affinity.slope"))
+    refuses_to_load(tmp_path, "early version of PAT.*train it again", ValueError)
+
+
 def test_a_new_part_is_missing_whole_or_not_at_all(make_segmenter, tmp_path):
     make_segmenter(token_guidance=False).save_pretrained(tmp_path)
     edit_tensors(tmp_path, lambda tensors: tensors.update({"segmenter.guidance.start.bias": torch.zeros(8)}))

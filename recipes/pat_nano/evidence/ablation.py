@@ -1,4 +1,4 @@
-"""The tables of the ablation that recipes/pat_nano/ablation.py trained and evaluated."""
+"""The tables of the ablation, of the figures that recipes/pat_nano/ablation.py wrote."""
 
 import json
 from collections.abc import Callable
@@ -10,9 +10,13 @@ from transformers_pat.evaluation.report import markdown_table as table
 
 from ..splits import MEASURED
 
+# Title -> row of the figures, and where its logits come from.
 ROWS = {
-    "training-free baseline: CLIP's patch embeddings": ("pat", "floor"),
+    "training-free: CLIP's patch embeddings": ("pat", "training_free"),
     "baseline: `token_guidance=False`": ("baseline", "pixels"),
+    "guided by CLIP's own embedding": ("dense_guidance", "pixels"),
+    "the same, with a residual": ("dense_residual", "pixels"),
+    "**PAT** without the residual": ("no_residual", "pixels"),
     "**PAT**": ("pat", "pixels"),
     "one level, stride 8": ("one_level", "pixels"),
     "tight coupling": ("tight_coupling", "pixels"),
@@ -21,79 +25,88 @@ ROWS = {
     "continuous features instead of codes": ("continuous", "pixels"),
     "PAT, from codes alone": ("pat", "codes"),
 }
+HELD_OUT_ROWS = {
+    "baseline": "baseline_held_out",
+    "guided by CLIP's own embedding, with a residual": "dense_residual_held_out",
+    "**PAT** without the residual": "no_residual_held_out",
+    "**PAT**": "pat_held_out",
+}
+# What is compared with what: the gain of the first over the second.
+COMPARISONS = {
+    "PAT over the baseline": ("pat", "baseline"),
+    "PAT without the residual over the baseline": ("no_residual", "baseline"),
+    "PAT over the same guided by CLIP's own embedding": ("pat", "dense_residual"),
+    "PAT without the residual over the same guided by CLIP's own embedding": ("no_residual", "dense_guidance"),
+}
 SETS = {name: f"{name} {split}" for name, split in MEASURED.items()}
 
 
-def read(folder: Path, variant: str, source: str) -> list[dict]:
-    """Results of all seeds; [] where the variant was not trained."""
-    paths = sorted(folder.glob(f"{variant}_[0-9]*/evaluation_{source}/results.json"))
-    return [json.loads(path.read_text(encoding="utf-8"))["data"] for path in paths]
+class Ablation:
+    """The figures of `path`, {row: {seed: {source: {set: scores}}}}."""
 
+    def __init__(self, path: Path):
+        self.rows: dict[str, dict[str, dict[str, dict]]] = json.loads(path.read_text(encoding="utf-8"))
 
-def ablation_table(folder: Path, figure: str) -> str:
-    """Mean and standard deviation over seeds of "mean_iou" or "boundary_mean_iou", per set and of the sets' mean."""
-    rows = []
-    for title, (variant, source) in ROWS.items():
-        if results := read(folder, variant, source):
-            rows.append((title, *_cells(results, lambda of_set: of_set[figure]), str(len(results))))
-    return table(("", *SETS, "mean", "seeds"), rows)
+    def results(self, row: str, source: str = "pixels") -> list[dict]:
+        """Of all seeds that have them, in the order of the seeds."""
+        seeds = sorted(self.rows.get(row, {}).items(), key=lambda item: int(item[0]))
+        return [by_source[source] for _, by_source in seeds if source in by_source]
 
+    def table(self, score: str) -> str:
+        """Mean and standard deviation over seeds of "mean_iou" or "boundary_mean_iou", per set and of their mean."""
+        rows = []
+        for title, (row, source) in ROWS.items():
+            if results := self.results(row, source):
+                rows.append((title, *_cells(results, lambda of_set: of_set[score]), str(len(results))))
+        return table(("", *SETS, "mean", "seeds"), rows)
 
-def held_out_table(folder: Path) -> str:
-    """Classes that PAT's training never labelled, and the others, of a training without them."""
-    rows = []
-    for title, variant in (("baseline", "baseline_held_out"), ("**PAT**", "pat_held_out")):
-        results = read(folder, variant, "pixels")
-        for group in ("seen", "unseen") if results else ():
-            rows.append((title, group, *_cells(results, lambda of_set, group=group: of_set[group]["mean_iou"])))
-    return table(("", "classes", *SETS, "mean"), rows)
+    def held_out_table(self) -> str:
+        """Classes that PAT's training never labelled, and the others, of a training without them."""
+        rows = []
+        for title, row in HELD_OUT_ROWS.items():
+            results = self.results(row)
+            for group in ("seen", "unseen") if results else ():
+                cells = _cells(results, lambda of_set, group=group: of_set[group]["mean_iou"])
+                rows.append((title, group, *cells, str(len(results))))
+        return table(("", "classes", *SETS, "mean", "seeds"), rows)
 
+    def verdicts(self) -> str:
+        """One sentence per comparison that both sides of which were trained: gain, spread, n, and where it loses."""
+        lines = []
+        for title, (row, other) in COMPARISONS.items():
+            for score, name in (("mean_iou", "mIoU"), ("boundary_mean_iou", "boundary mIoU")):
+                lines.append(self._verdict(f"{title}, {name}", row, other, lambda of_set, score=score: of_set[score]))
+            unseen = (f"{row}_held_out", f"{other}_held_out")
+            lines.append(
+                self._verdict(f"{title}, unseen classes", *unseen, lambda of_set: of_set["unseen"]["mean_iou"])
+            )
+        return "\n".join(f"- {line}" for line in lines if line)
 
-def verdict(folder: Path) -> str:
-    """
-    PAT's gain over the baseline, graded against the spread over seeds (the grades are our choice).
-
-    "Consistent gain": the mean gain exceeds twice its spread, and no data set loses more than its own spread, neither
-    over all classes nor over held-out ones. "Weak evidence": the mean gain exceeds its spread. Otherwise "no gain".
-    """
-    seeds = min(len(read(folder, name, "pixels")) for name in ("pat", "baseline"))
-    gain, spread = _gain(folder, "", lambda of_set: of_set["mean_iou"])
-    gain_unseen, spread_unseen = _gain(folder, "_held_out", lambda of_set: of_set["unseen"]["mean_iou"])
-    loses = not ((gain >= -spread).all() and (gain_unseen >= -spread_unseen).all())
-    grade = "no gain"
-    if gain[-1] > spread[-1]:
-        grade = "weak evidence" if loses or gain[-1] <= 2 * spread[-1] else "consistent gain"
-    return (
-        f"Mean gain of PAT over the baseline: {_signed(gain[-1])} (seed std {spread[-1]:.4f}, n = {seeds}): "
-        f"**{grade}**. By data set: {_listed(gain, spread)}. Held-out classes: {_listed(gain_unseen, spread_unseen)}."
-    )
-
-
-def _gain(folder: Path, suffix: str, figure: Callable[[dict], float]) -> tuple[np.ndarray, np.ndarray]:
-    pat, baseline = (_scores(read(folder, name + suffix, "pixels"), figure) for name in ("pat", "baseline"))
-    return pat.mean(0) - baseline.mean(0), np.maximum(_spread(pat), _spread(baseline))
-
-
-def _listed(gain: np.ndarray, spread: np.ndarray) -> str:
-    """The gain on each data set, the spread in brackets."""
-    return ", ".join(f"{name} {_signed(g)} ({s:.4f})" for name, g, s in zip(SETS, gain[:-1], spread[:-1], strict=True))
+    def _verdict(self, title: str, row: str, other: str, score: Callable[[dict], float]) -> str:
+        """Gains of equal seeds, so that what seeds share cancels out."""
+        pairs = list(zip(self.results(row), self.results(other), strict=False))
+        if not pairs:
+            return ""
+        gains = _scores([pair[0] for pair in pairs], score) - _scores([pair[1] for pair in pairs], score)
+        spread = f" ± {gains[:, -1].std(ddof=1):.4f}" if len(gains) > 1 else ""
+        means = dict(zip((*SETS, "mean"), gains.mean(0), strict=True))
+        losing = [name for name in SETS if means[name] < 0]
+        where = f"it loses on {' and '.join(losing)}" if losing else "it gains on every set"
+        listed = ", ".join(f"{name} {_signed(means[name])}" for name in SETS)
+        return f"{title}: **{_signed(means['mean'])}**{spread} (n = {len(gains)}); {where} ({listed})."
 
 
 def _signed(gain: float) -> str:
     return f"{gain:+.4f}".replace("-", "−")
 
 
-def _cells(results: list[dict], figure: Callable[[dict], float]) -> list[str]:
-    scores = _scores(results, figure)
-    spread = _spread(scores)
-    return [f"{m:.3f}" + ("" if np.isnan(s) else f" ± {s:.3f}") for m, s in zip(scores.mean(0), spread, strict=True)]
+def _cells(results: list[dict], score: Callable[[dict], float]) -> list[str]:
+    scores = _scores(results, score)
+    spread = scores.std(0, ddof=1) if len(scores) > 1 else [None] * scores.shape[1]
+    return [f"{m:.3f}" + ("" if s is None else f" ± {s:.3f}") for m, s in zip(scores.mean(0), spread, strict=True)]
 
 
-def _scores(results: list[dict], figure: Callable[[dict], float]) -> np.ndarray:
+def _scores(results: list[dict], score: Callable[[dict], float]) -> np.ndarray:
     """(seeds, sets and their mean)."""
-    scores = np.array([[figure(result[name]) for name in SETS.values()] for result in results])
+    scores = np.array([[score(result[name]) for name in SETS.values()] for result in results])
     return np.concatenate([scores, scores.mean(1, keepdims=True)], axis=1)
-
-
-def _spread(scores: np.ndarray) -> np.ndarray:
-    return scores.std(0, ddof=1) if len(scores) > 1 else np.full(scores.shape[1], np.nan)

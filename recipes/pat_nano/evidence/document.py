@@ -1,9 +1,9 @@
 """Measures a checkpoint and writes docs/evidence.md anew.
 
-python -m recipes.pat_nano.evidence --data DATA --ablation WORK/ablation
+python -m recipes.pat_nano.evidence --data DATA
 
-The ablation's trainings are made by recipes/pat_nano/ablation.py. All else is measured here; a second run gives the
-same figures.
+The ablation's figures are those of docs/results/ablation.json, which recipes/pat_nano/ablation.py writes. All else is
+measured here; a second run gives the same figures.
 """
 
 import multiprocessing
@@ -25,19 +25,21 @@ TEMPLATE = Path(__file__).with_name("evidence.md.in")
 @dataclass
 class EvidenceConfig:
     data: str = field(metadata={"help": "Folder of the data sets camvid, msrc_v2 and voc_animals."})
-    ablation: str = field(metadata={"help": "Folder of the ablation's trainings."})
     model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint to measure."})
     output: str = field(default=str(ROOT / "docs" / "evidence.md"), metadata={"help": "File to write."})
+    ablation: str = field(
+        default=str(ROOT / "docs" / "results" / "ablation.json"), metadata={"help": "Figures of the ablation."}
+    )
     processes: int = field(default=2, metadata={"help": "Parts at a time; set OMP_NUM_THREADS=1 with several."})
 
 
 def trainings(args: EvidenceConfig) -> dict[str, str]:
-    folder = Path(args.ablation)
+    figures = ablation.Ablation(Path(args.ablation))
     return {
-        "ABLATION": ablation.ablation_table(folder, "mean_iou"),
-        "VERDICT": ablation.verdict(folder),
-        "BOUNDARIES": ablation.ablation_table(folder, "boundary_mean_iou"),
-        "HELD_OUT": ablation.held_out_table(folder),
+        "ABLATION": figures.table("mean_iou"),
+        "VERDICTS": figures.verdicts(),
+        "BOUNDARIES": figures.table("boundary_mean_iou"),
+        "HELD_OUT": figures.held_out_table(),
     }
 
 
