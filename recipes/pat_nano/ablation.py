@@ -1,6 +1,6 @@
 """Trains every row of the ablation, equally and with several seeds, and evaluates it. Run it again to go on.
 
-    python recipes/pat_nano/export.py --output WORK/clip        # the CLIP of pat-nano, if the recipe's own is not there
+    python recipes/pat_nano/export.py --output WORK/clip     # the CLIP of pat-nano, if the recipe left none
     python recipes/pat_nano/ablation.py --data DATA --work WORK
 
 Figures go to docs/results/ablation.json as soon as they are there, from which `recipes/pat_nano/evidence` makes its
