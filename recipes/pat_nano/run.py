@@ -27,6 +27,20 @@ def stage(title: str, done: Path, *command: str | Path) -> None:
     subprocess.run([sys.executable, *map(str, command)], check=True, cwd=REPOSITORY)
 
 
+def make_clip(args: argparse.Namespace, common: list[str | Path]) -> None:
+    """Both towers, from nothing."""
+    work = args.work.resolve()
+    lists = ["--class-names", args.class_names.resolve(), "--wordnet", args.wordnet]
+    stage("text space and text tower", work / "text", HERE / "text_tower.py", *common, *lists, "--threads", "2")
+    stage("the teacher's map to text space", work / "teacher.pt", HERE / "teacher_map.py", *common, "--threads", "2")
+    photos = ["--data", args.data.resolve(), "--names", work / "names.json", "--output", work / "photos.pt"]
+    stage("photos", work / "photos.pt", HERE / "crops.py", *photos)
+    inputs = ["--photos", work / "photos.pt", "--teacher", work / "teacher.pt", "--output", work]
+    limits = ["--minutes", str(args.minutes), "--device", args.device]
+    stage("vision tower", work / "clip", HERE / "vision_tower.py", *inputs, *limits)
+    stage("CLIP", work / "clip", HERE / "export.py", "--work", work, "--output", work / "clip")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
@@ -36,21 +50,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=150, help="time for the vision tower")
     parser.add_argument("--device", default="cpu", help="where the vision tower is trained")
     args = parser.parse_args()
-    data, lists, work = args.data.resolve(), args.class_names.resolve(), args.work.resolve()
+    data, work = args.data.resolve(), args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    common = ["--data", data, "--work", work]
-
+    common: list[str | Path] = ["--data", data, "--work", work]
     if not (work / "names.json").is_file():
         write_names(data, work / "names.json")
-    text = [HERE / "text_tower.py", *common, "--class-names", lists, "--wordnet", args.wordnet, "--threads", "2"]
-    stage("text space and text tower", work / "text", *text)
-    stage("the teacher's map to text space", work / "teacher.pt", HERE / "teacher_map.py", *common, "--threads", "2")
-    photos = [HERE / "crops.py", "--data", data, "--names", work / "names.json", "--output", work / "photos.pt"]
-    stage("photos", work / "photos.pt", *photos)
-    tower = [HERE / "vision_tower.py", "--photos", work / "photos.pt", "--teacher", work / "teacher.pt"]
-    limits = ["--output", work, "--minutes", str(args.minutes), "--device", args.device]
-    stage("vision tower", work / "clip", *tower, *limits)  # returns at once when its time was used up
-    stage("CLIP", work / "clip", HERE / "export.py", "--work", work, "--output", work / "clip")
+    if not (work / "clip").is_dir():
+        make_clip(args, common)
     stage("what the CLIP knows", work / "measure.json", HERE / "measure.py", *common)
     pat = ["examples/train.py", "--config", "configs/nano_pat.yaml", "--clip", work / "clip", "--data", data]
     stage("PAT", work / "pat-nano" / "config.json", *pat, "--output_dir", work / "pat-nano", "--resume")

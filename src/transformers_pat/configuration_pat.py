@@ -50,7 +50,8 @@ class PatConfig(PreTrainedConfig):
         segmenter_channels (`int`): Width of the network that refines the similarity maps, shared by all labels.
         num_segmenter_blocks (`int`): Its blocks at the stride of the patches.
         num_segmenter_heads (`int`): Attention heads of each block.
-        max_refined_labels (`int`): Labels per image that are refined, those of highest similarity anywhere in it.
+        max_refined_labels (`int`): Labels per image that are refined, those of highest similarity anywhere in it; also
+            the most words of a training batch.
         segmentation_loss_weight, code_segmentation_loss_weight, reconstruction_loss_weight, feature_loss_weight,
             commitment_loss_weight (`float`): Weights of the parts of the loss.
         semantic_loss_ignore_index (`int`): Label that the segmentation loss skips. Must not be a class id: with more
@@ -96,7 +97,7 @@ class PatConfig(PreTrainedConfig):
     segmenter_channels: int = 64
     num_segmenter_blocks: int = 2
     num_segmenter_heads: int = 4
-    max_refined_labels: int = 64
+    max_refined_labels: int = 32
     segmentation_loss_weight: float | int = 1.0
     code_segmentation_loss_weight: float | int = 0.5
     reconstruction_loss_weight: float | int = 1.0

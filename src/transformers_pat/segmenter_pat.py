@@ -6,16 +6,19 @@ from torch import nn
 
 from .configuration_pat import PatConfig
 from .guidance_pat import Guidance, PatGuidance, upsample
-from .layers_pat import ZeroLinear
+from .layers_pat import ZeroLinear, average_pool
 
 
 class PatAffinity(nn.Module):
     """
-    Which patches belong together: attention weights, computed once per image and used for every label.
+    Which places belong together: attention weights, computed once per image and used for every label.
 
+    Every patch attends to all cells of `key_stride` × `key_stride` patches, a quarter of the cost of all patches.
     Queries and keys come from the dense embeddings and from the guidance. A bias that falls with the distance has a
     learnt slope per head (ALiBi, arXiv 2108.12409, in two dimensions).
     """
+
+    key_stride = 2
 
     def __init__(self, config: PatConfig):
         super().__init__()
@@ -36,20 +39,28 @@ class PatAffinity(nn.Module):
             guidance: (batch, height, width, 2 * segmenter_channels), or None.
 
         Returns:
-            (batch, heads, height * width, height * width); rows sum to 1.
+            (batch, heads, height * width, number of cells); rows sum to 1.
         """
         projected = self.project(dense_embeds)
         if guidance is not None:
             projected = projected + guidance
-        height, width = projected.shape[1:3]
-        queries, keys = projected.flatten(1, 2).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(2, 3)
-        return (scores - self._penalty(height, width).to(scores.dtype)).softmax(-1)
+        queries, keys = projected.chunk(2, dim=-1)
+        keys = average_pool(keys, self.key_stride)
+        penalty = self._penalty(queries.shape[1:3], keys.shape[1:3]).to(queries.dtype)
+        queries, keys = (x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (queries, keys))
+        return (queries * queries.shape[-1] ** -0.5 @ keys.transpose(2, 3) - penalty).softmax(-1)
 
-    def _penalty(self, height: int, width: int) -> torch.Tensor:
-        """Slope times distance, (heads, height * width, height * width)."""
-        rows, columns = (torch.arange(side, device=self.slope.device) for side in (height, width))
-        down, across = (rows[:, None] - rows).square(), (columns[:, None] - columns).square()
+    def _penalty(self, patches: torch.Size, cells: torch.Size) -> torch.Tensor:
+        """Slope times distance in patches, (heads, number of patches, number of cells)."""
+        centre = (self.key_stride - 1) / 2
+        down, across = (
+            (
+                torch.arange(side, device=self.slope.device)[:, None]
+                - self.key_stride * torch.arange(count, device=self.slope.device)
+                - centre
+            ).square()
+            for side, count in zip(patches, cells, strict=True)
+        )
         distances = (down[:, None, :, None] + across[None, :, None]).sqrt().flatten(2).flatten(0, 1)
         return self.slope[:, None, None] * distances
 
@@ -86,20 +97,22 @@ class PatSegmenterBlock(nn.Module):
         batch_and_labels = hidden_states.shape[:2]
         maps = hidden_states.flatten(0, 1).permute(0, 3, 1, 2)
         mixed = self.norm(self.depthwise(maps).permute(0, 2, 3, 1)).unflatten(0, batch_and_labels)
-        mixed = mixed + self.attended(self._attend(self.values(mixed), affinity))
+        mixed = mixed + self.attended(self._attend(mixed, affinity))
         # The maximum, unlike the mean, does not fade as the label list grows; both are exact under any label order.
         over_labels = torch.cat([mixed.amax(dim=1, keepdim=True), mixed.mean(dim=1, keepdim=True)], dim=-1)
         shared = self.exchange(over_labels)
         if guidance is not None:
             shared = shared + guidance[:, None]
-        return hidden_states + self.contract(F.gelu(self.expand(mixed + shared)))
+        return hidden_states + self.contract(F.relu(self.expand(mixed + shared)))
 
-    def _attend(self, values: torch.Tensor, affinity: torch.Tensor) -> torch.Tensor:
+    def _attend(self, hidden_states: torch.Tensor, affinity: torch.Tensor) -> torch.Tensor:
         """One product per head, with the values of all labels side by side."""
-        batch_size, num_labels, height, width, channels = values.shape
-        by_head = values.reshape(batch_size, num_labels, height * width, self.num_heads, -1).permute(0, 3, 2, 1, 4)
-        attended = (affinity @ by_head.flatten(3)).unflatten(3, (num_labels, -1))
-        return attended.permute(0, 3, 2, 1, 4).reshape(batch_size, num_labels, height, width, channels)
+        batch_and_labels, (height, width, channels) = hidden_states.shape[:2], hidden_states.shape[2:]
+        values = self.values(average_pool(hidden_states.flatten(0, 1), PatAffinity.key_stride))
+        by_head = values.flatten(1, 2).unflatten(0, batch_and_labels).unflatten(-1, (self.num_heads, -1))
+        attended = affinity @ by_head.permute(0, 3, 2, 1, 4).flatten(3)
+        attended = attended.unflatten(3, (batch_and_labels[1], -1)).permute(0, 3, 2, 1, 4)
+        return attended.reshape(*batch_and_labels, height, width, channels)
 
 
 class PatUpsampler(nn.Module):
@@ -138,7 +151,7 @@ class PatUpsampler(nn.Module):
         if guidance is not None:
             maps = (maps.unflatten(0, batch_and_labels) + guidance[:, None]).flatten(0, 1)
         mixed = self.norm(self.depthwise(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        refined = maps + self.contract(F.gelu(self.expand(mixed)))
+        refined = maps + self.contract(F.relu(self.expand(mixed)))
         return self.out(refined).squeeze(-1).unflatten(0, batch_and_labels)
 
 

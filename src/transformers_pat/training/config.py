@@ -16,7 +16,7 @@ def option(text: str, **default: Any) -> Any:
 FIXED = (
     *("train", "objective", "model", "lora_rank", "ema_decay", "gradient_accumulation_steps", "crop_size"),
     *("min_crop_scale", "max_crop_scale"),
-    *("learning_rate", "schedule", "warmup_steps", "weight_decay", "templates", "max_words", "seed"),
+    *("learning_rate", "schedule", "warmup_steps", "weight_decay", "templates", "seed"),
 )
 
 
@@ -44,7 +44,6 @@ class TrainConfig:
     objective: Literal["segmentation", "tokenizer"] = option("tokenizer needs no masks.", default="segmentation")
     model: str = option('With --clip: fields of PatConfig as JSON, {"hidden_size": 128}.', default="{}")
     synonyms: str | None = option("JSON file: class name -> other words for it.", default=None)
-    max_words: int = option("Most words of a batch; classes that occur in it come first.", default=64)
     templates: str = option("Prompt templates: none, simple, vild, imagenet.", default="simple")
     strict: bool = option("Stop at a photo or mask that can't be used, instead of skipping it.", default=False)
 
@@ -75,7 +74,7 @@ class TrainConfig:
     push_to_hub: str | None = option("Hub repository for the trained model.", default=None)
 
     def __post_init__(self) -> None:
-        for name in ("max_words", "crop_size", "batch_size", "gradient_accumulation_steps", "max_steps", "log_every"):
+        for name in ("crop_size", "batch_size", "gradient_accumulation_steps", "max_steps", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.min_crop_scale <= self.max_crop_scale:

@@ -292,9 +292,9 @@ def make_vocabulary(
     """Make the sampler of words with all their embeddings, so that the text tower runs only here."""
     if config.objective == "tokenizer":
         return None
-    vocabulary = VocabularySampler(
-        read_synonyms(config.synonyms), resolve_templates(config.templates), config.seed, max_words=config.max_words
-    )
+    synonyms, templates = read_synonyms(config.synonyms), resolve_templates(config.templates)
+    # More than are refined would be rejected by similarity alone, which is not trained.
+    vocabulary = VocabularySampler(synonyms, templates, config.seed, max_words=model.config.max_refined_labels)
     vocabulary.embed([name for dataset in batches.datasets for name in dataset.names], model, processor)
     return vocabulary
 

@@ -31,7 +31,7 @@ class VocabularySampler:
         templates: tuple[str, ...],
         seed: int,
         keep_absent: float = 0.7,
-        max_words: int = 64,
+        max_words: int = 255,
     ):
         self.synonyms, self.templates, self.seed = synonyms, templates, seed
         self.keep_absent, self.max_words = keep_absent, max_words
