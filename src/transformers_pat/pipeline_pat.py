@@ -13,7 +13,7 @@ from transformers import Pipeline
 from .image_io_pat import load_photo
 from .postprocessing_pat import segment, valid_logits
 from .processing_pat import PatProcessor
-from .prompts_pat import BACKGROUND, check_labels, resolve_templates, split_candidate_labels
+from .prompts_pat import BACKGROUND, LEARNED, check_labels, resolve_templates, split_candidate_labels
 
 NOT_STREAMS = (str, dict, list, Image.Image, np.ndarray, torch.Tensor, Dataset)
 
@@ -39,10 +39,10 @@ class PatSegmentationPipeline(Pipeline):
         candidate_labels (`list[str]`, `str` or `list[list[str]]`):
             The words, `"tree;bush"` being one label with two synonyms; as a comma-separated string; or one list per
             photo when a list of photos is given. Without it, the vocabulary baked into the model.
-        background (`None`, `float` or `list[str]`, defaults to `None`):
-            `None`: every pixel gets the best of the labels. A number between 0 and 1: pixels whose best label is less
-            probable become `"background"`. A list of words: they compete with the labels for pixels, and what they
-            win becomes `"background"`.
+        background (`None`, `"learned"`, `float` or `list[str]`, defaults to `None`):
+            `None`: every pixel gets the best of the labels. `"learned"`: pixels that fit none of the labels, as the
+            model learned in training, become `"background"`. A number between 0 and 1: pixels whose best label is
+            less probable do. A list of words: they compete with the labels for pixels, and what they win does.
         threshold (`float`, *optional*):
             Masks with a lower score are left out of the result.
         templates (`str` or `list[str]`, *optional*):
@@ -108,10 +108,9 @@ class PatSegmentationPipeline(Pipeline):
         labels = None if candidate_labels is None else _check_candidate_labels(candidate_labels)
         preprocess = {"timeout": timeout, "candidate_labels": labels, "window_size": window_size}
         forward = {"templates": templates, "window_size": window_size, "window_stride": window_stride}
-        both = {"background": background}
         return tuple(
-            {name: value for name, value in parameters.items() if value is not None}
-            for parameters in (preprocess | both, forward, {"threshold": threshold} | both)
+            {name: value for name, value in ({"background": background} | parameters).items() if value is not None}
+            for parameters in (preprocess, forward, {"threshold": threshold})
         )
 
     def __call__(self, inputs, candidate_labels=None, **kwargs):
@@ -153,7 +152,7 @@ class PatSegmentationPipeline(Pipeline):
             raise ValueError("give candidate_labels: this model has no vocabulary of its own (model.set_vocabulary)")
         return [label for _, label in sorted(self.model.config.id2label.items())]
 
-    def _forward(self, inputs, templates=None, window_size=None, window_stride=None):
+    def _forward(self, inputs, background=None, templates=None, window_size=None, window_stride=None):
         photos = _flatten(inputs["photos"])
         groups: dict[tuple, list[dict]] = {}
         for photo in photos:
@@ -161,6 +160,8 @@ class PatSegmentationPipeline(Pipeline):
             groups.setdefault(key, []).append(photo)
         for group in groups.values():
             text_embeds = self._text_embeds(group[0], templates)
+            if background == LEARNED:
+                text_embeds = self.model.add_background(text_embeds)
             pixel_values = torch.cat([photo.pop("pixel_values") for photo in group])
             if window_size is None:
                 outputs = self.model(pixel_values=pixel_values, text_embeds=text_embeds)
@@ -197,9 +198,10 @@ class PatSegmentationPipeline(Pipeline):
         if background is not None:
             names.append(BACKGROUND)
             # The caller's labels come first, then the distractors; both policies end in the index after the labels.
-            outside = found >= num_labels if isinstance(background, list) else scores < background
+            by_score = isinstance(background, float)
+            outside = scores < background if by_score else found >= num_labels
             found = torch.where(outside, num_labels, found)
-            if not isinstance(background, list):
+            if by_score:
                 scores = torch.where(outside, 1 - scores, scores)
         areas = torch.bincount(found.flatten(), minlength=len(names))
         sums = torch.bincount(found.flatten(), weights=scores.double().flatten(), minlength=len(names))
@@ -236,11 +238,15 @@ def _check_candidate_labels(labels) -> list[str]:
     return check_labels(split_candidate_labels(labels) if isinstance(labels, str) else labels)
 
 
-def _check_background(background) -> float | list[str]:
+def _check_background(background) -> str | float | list[str]:
+    if isinstance(background, str) and background == LEARNED:
+        return background
     if isinstance(background, (list, tuple)):
         return check_labels(background)
     if isinstance(background, bool) or not isinstance(background, (int, float)) or not 0 < background < 1:
-        raise ValueError(f"background must be None, a number between 0 and 1, or a list of words, got {background!r}")
+        raise ValueError(
+            f"background must be None, True, a number between 0 and 1, or a list of words, got {background!r}"
+        )
     return float(background)
 
 

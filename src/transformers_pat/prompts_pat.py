@@ -2,6 +2,7 @@
 
 # The class of pixels that belong to no other class, in data sets and as a label that a pipeline adds.
 BACKGROUND = "background"
+LEARNED = "learned"  # the background policy that is part of the model
 
 PROMPT_TEMPLATES = {
     "none": ("{}",),

@@ -178,6 +178,8 @@ class PatSegmenter(nn.Module):
         self.blocks = nn.ModuleList([PatSegmenterBlock(config) for _ in range(config.num_segmenter_blocks)])
         self.upsampler = PatUpsampler(config)
         self.guidance = PatGuidance(config) if config.token_guidance else None
+        # A word of its own for what fits none of the others; see [`PatForSemanticSegmentation.add_background`].
+        self.background_embed = nn.Parameter(torch.zeros(config.projection_dim))
 
     def forward(
         self,

@@ -183,6 +183,8 @@ def test_background_and_window(run):
     )
     assert result.exit_code == 0, result.output
     assert [row["label"] for row in read_json("out/cat.json")["labels"]] == ["sky", "cat", "background"]
+    run("segment", PHOTO, "--labels", "cat", "--background", "learned", "--output", "alone")
+    assert [row["label"] for row in read_json("alone/cat.json")["labels"]] == ["cat", "background"]
     result = run("segment", PHOTO, "--labels", "sky, cat", "--background", "0.99", "--output", "sure")
     assert result.exit_code == 0
     assert read_json("sure/cat.json")["labels"][2]["share"] > 0.9

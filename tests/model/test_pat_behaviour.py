@@ -539,3 +539,24 @@ def test_stored_codes_decode(tokenizer_model, pixel_values, store):
     stored = [store(level) for level in encoded.codes]
     assert torch.equal(tokenizer_model.decode(stored), expected)
     assert torch.equal(tokenizer_model.decode([level.to(torch.uint16) for level in encoded.codes]), expected)
+
+
+def test_learned_background_takes_what_fits_no_word(make_segmenter, pixel_values, text_embeds, labels):
+    model = make_segmenter()
+    with torch.no_grad():
+        untrained = model(pixel_values, text_embeds=model.add_background(text_embeds)).logits
+    assert untrained.shape[1] == NUM_WORDS + 1 and not untrained[:, -1].any()  # no similarity, no correction
+    outside = labels.clone()
+    outside[:, : labels.shape[1] // 2] = NUM_WORDS
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
+    for _ in range(30):
+        with_background = model.add_background(text_embeds)
+        loss = model(pixel_values, text_embeds=with_background, labels=outside).segmentation_loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert model.segmenter.background_embed.any()
+    with torch.no_grad():
+        won = model.eval()(pixel_values, text_embeds=model.add_background(text_embeds)).logits.argmax(1) == NUM_WORDS
+    assert won.any()

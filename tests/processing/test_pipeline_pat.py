@@ -148,6 +148,21 @@ def test_background_by_probability(pipe):
     assert same(pipe(image, candidate_labels=LABELS, background=1e-6), plain)
 
 
+@torch.no_grad()
+def test_learned_background(pipe, model):
+    image = photo()
+    pixel_values = pipe.preprocess(image, LABELS)["photos"][0]["pixel_values"]
+    dense_embeds = model.pat.extract_features(pixel_values).dense_embeds
+    similarities = dense_embeds @ model.get_text_embeds(LABELS, pipe.processor).T
+    # Untrained, it is like nothing: it wins where every label is less than that.
+    labels = [entry["label"] for entry in pipe(image, candidate_labels=LABELS, background="learned")]
+    assert ("background" in labels) == bool((similarities.amax(-1) < 0).any())
+    model.segmenter.background_embed.copy_(10 * dense_embeds.mean((0, 1, 2)))
+    result = pipe(image, candidate_labels=LABELS, background="learned")
+    model.segmenter.background_embed.zero_()
+    assert [entry["label"] for entry in result] == ["background"]
+
+
 def test_background_by_words(pipe):
     image = photo()
     everything = pipe(image, candidate_labels=[*LABELS, "wall", "floor"])

@@ -12,7 +12,7 @@ from transformers_pat.data import BadSampleError, FolderDataset
 from transformers_pat.data.source import DataSource, read_source
 from transformers_pat.training.augmentation import TrainingView
 from transformers_pat.training.batches import TrainingBatches
-from transformers_pat.training.vocabulary import VocabularySampler, renumber
+from transformers_pat.training.vocabulary import BatchWords, VocabularySampler, renumber
 
 from ..support.data import write_set
 
@@ -191,7 +191,7 @@ def test_missing_files_stop_or_are_left_out(folder):
 
 def test_words_ignore_case():
     vocabulary = VocabularySampler({"Sky": ["SKY", "heaven"]}, ("{}",), seed=0)
-    drawn = [vocabulary(["sky", "Sky"], torch.ones(2), number)[0] for number in range(20)]
+    drawn = [vocabulary(["sky", "Sky"], torch.ones(2), number).words for number in range(20)]
     assert all(len({word.casefold() for word in words}) == len(words) for words in drawn)
     assert any(len(words) == 2 for words in drawn)
 
@@ -200,21 +200,26 @@ def test_words_cover_what_is_present_and_vary():
     vocabulary = VocabularySampler({"car": ["automobile"]}, ("{}", "a {}"), seed=0, keep_absent=0.5)
     names = ["road", "car", "sky", "tree"]
     drawn = [vocabulary(names, torch.tensor([0, 7, 0, 1]), number) for number in range(50)]
-    for words, classes, _ in drawn:
-        assert {1, 3} <= set(classes) and len(words) == len(set(words)) == len(classes)
-    assert {"car", "automobile"} <= {word for words, _, _ in drawn for word in words}
-    assert {len(words) for words, _, _ in drawn} == {2, 3, 4} and {template for *_, template in drawn} == {
+    for words, classes, background, _ in drawn:
+        assert {*classes, *background} >= {1, 3} and not {*classes} & {*background} and {*background} <= {1, 3}
+        assert len(words) == len(set(words)) == len(classes) and {*classes} & {1, 3}
+    assert {"car", "automobile"} <= {word for batch in drawn for word in batch.words}
+    assert {len(batch.words) for batch in drawn} == {1, 2, 3, 4} and {batch.template for batch in drawn} == {
         "{}",
         "a {}",
     }
+    assert 1 <= sum(len(batch.background) for batch in drawn) <= 25
     assert vocabulary(names, torch.tensor([0, 7, 0, 1]), 3) == drawn[3]
     few = VocabularySampler({}, ("{}",), seed=0, max_words=2)
-    assert len(few([f"class {i}" for i in range(900)], torch.zeros(900), 0)[0]) == 2
+    assert len(few([f"class {i}" for i in range(900)], torch.zeros(900), 0).words) == 2
+    crowded = few([f"class {i}" for i in range(5)], torch.ones(5), 0)
+    assert len(crowded.classes) == 2 and len(crowded.background) == 3
 
 
 def test_labels_are_renumbered_by_word():
-    labels = torch.tensor([[0, 3, 65535, 2]])
-    assert renumber(labels, [3, 0], 4, ignore_index=65535, new_ignore_index=255).tolist() == [[1, 0, 255, 255]]
+    labels = torch.tensor([[0, 3, 65535, 2, 1]])
+    words = BatchWords(["d", "a"], [3, 0], [1], "{}")
+    assert renumber(labels, words, 4, ignore_index=65535, new_ignore_index=255).tolist() == [[1, 0, 255, 255, 2]]
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,9 @@ def segment(
     background: Annotated[
         str | None,
         typer.Option(
-            metavar="SCORE|WORDS",
-            help='What becomes "background": pixels below a score (0 to 1), or pixels of these words ("wall, floor").',
+            metavar="learned|SCORE|WORDS",
+            help='What becomes "background": pixels that fit none of the labels ("learned"), pixels below a score '
+            '(0 to 1), or pixels of these words ("wall, floor").',
         ),
     ] = None,
     templates: Annotated[

@@ -9,7 +9,7 @@ from PIL import Image
 from ..loading import load_checkpoint
 from ..modeling_pat import PatForSemanticSegmentation, PatModel
 from ..pipeline_pat import PatSegmentationPipeline
-from ..prompts_pat import BACKGROUND, check_labels, resolve_templates, split_candidate_labels
+from ..prompts_pat import BACKGROUND, LEARNED, check_labels, resolve_templates, split_candidate_labels
 from ..reconstruction import Reconstruction, reconstruct
 
 
@@ -52,8 +52,8 @@ class Segmenter:
         words = None if labels is None else check_labels(labels)
         if words and len(words) == 1 and background is None:
             raise ValueError(
-                f"{words[0]!r} alone would get every pixel: give other labels too, or what else there may be, "
-                'for instance --background "wall, floor"'
+                f"{words[0]!r} alone would get every pixel: give other labels too, or say what else there is, "
+                "for instance with --background learned"
             )
         policy = parse_background(background)
         distractors = policy if isinstance(policy, list) else []
@@ -115,15 +115,15 @@ class Reconstructor:
         return reconstruct(self.model, self.processor, photo)
 
 
-def parse_background(background: str | None) -> float | list[str] | None:
+def parse_background(background: str | None) -> str | float | list[str] | None:
     """
-    Parse the option as the pipeline's `background`: `"0.5"` is a score, `"wall, floor"` are words.
+    Parse the option as the pipeline's `background`: `"learned"`, a score such as `"0.5"`, or words: `"wall, floor"`.
 
     Raises:
         ValueError: If the words are not usable or the score is not between 0 and 1.
     """
-    if background is None:
-        return None
+    if background is None or background == LEARNED:
+        return background
     try:
         score = float(background)
     except ValueError:

@@ -294,7 +294,8 @@ def make_vocabulary(
         return None
     synonyms, templates = read_synonyms(config.synonyms), resolve_templates(config.templates)
     # More than are refined would be rejected by similarity alone, which is not trained.
-    vocabulary = VocabularySampler(synonyms, templates, config.seed, max_words=model.config.max_refined_labels)
+    most = model.config.max_refined_labels - 1  # and the background
+    vocabulary = VocabularySampler(synonyms, templates, config.seed, max_words=most)
     vocabulary.embed([name for dataset in batches.datasets for name in dataset.names], model, processor)
     return vocabulary
 
@@ -308,9 +309,10 @@ def make_inputs(
         return inputs
     present = accelerator.reduce(batch["present"].to(accelerator.device), "sum").cpu()
     names, unknown = batch["names"], model.config.semantic_loss_ignore_index
-    words, classes, template = vocabulary(names, present, batch["number"])
-    labels = renumber(batch["labels"], classes, len(names), batch["ignore_index"], unknown)
-    return {**inputs, "labels": labels.to(accelerator.device), "text_embeds": vocabulary.embeds(words, template)}
+    words = vocabulary(names, present, batch["number"])
+    labels = renumber(batch["labels"], words, len(names), batch["ignore_index"], unknown)
+    text_embeds = model.add_background(vocabulary.embeds(words.words, words.template))
+    return {**inputs, "labels": labels.to(accelerator.device), "text_embeds": text_embeds}
 
 
 def make_optimizer(config: TrainConfig, learner: torch.nn.Module) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ class VocabularySampler:
         templates: Prompt templates to choose from.
         seed: Seed of every choice.
         keep_absent: Share of the classes absent from a batch that are still among its words.
+        leave_out: Share of the classes present in a batch that have no word; their pixels are background, which fits
+            none of the words.
         max_words: Most words of a batch; classes that occur in it come first.
     """
 
@@ -31,10 +34,11 @@ class VocabularySampler:
         templates: tuple[str, ...],
         seed: int,
         keep_absent: float = 0.7,
+        leave_out: float = 0.1,
         max_words: int = 255,
     ):
         self.synonyms, self.templates, self.seed = synonyms, templates, seed
-        self.keep_absent, self.max_words = keep_absent, max_words
+        self.keep_absent, self.leave_out, self.max_words = keep_absent, leave_out, max_words
         self._embeds: dict[tuple[str, str], torch.Tensor] = {}
 
     def words_of(self, name: str) -> list[str]:
@@ -53,7 +57,7 @@ class VocabularySampler:
         """(num_words, projection_dim) embeddings of words that [`embed`] was given."""
         return torch.stack([self._embeds[word.casefold(), template] for word in words])
 
-    def __call__(self, names: list[str], present: torch.Tensor, number: int) -> tuple[list[str], list[int], str]:
+    def __call__(self, names: list[str], present: torch.Tensor, number: int) -> "BatchWords":
         """
         Choose the words of a batch.
 
@@ -62,39 +66,57 @@ class VocabularySampler:
             present: (num_classes,) above 0 for those that occur in the batch, in any process.
             number: Number of the batch; the choice depends on this and the seed.
 
-        Returns:
-            Distinct words, the class of each, and one template for all of them.
         """
         rng = np.random.default_rng([self.seed, number])
-        wanted = rng.random(len(names)) < self.keep_absent
-        order = rng.permutation(len(names))
-        ranked = [int(i) for i in order if present[i] > 0] + [int(i) for i in order if present[i] == 0 and wanted[i]]
+        chance, order = rng.random(len(names)), rng.permutation(len(names)).tolist()
+        here = [index for index in order if present[index] > 0]
+        kept = [index for index in here if chance[index] >= self.leave_out] or here[:1]
+        ranked = kept + [index for index in order if present[index] == 0 and chance[index] < self.keep_absent]
         classes: dict[str, int] = {}
         taken: set[str] = set()
-        for index in ranked[: self.max_words] or order[:1].tolist():
+        for index in ranked[: self.max_words] or order[:1]:
             free = [word for word in self.words_of(names[index]) if word.casefold() not in taken]
             if free:  # the pixels of a class whose words are all taken by other classes are ignored
                 word = str(rng.choice(free))
                 classes[word] = index
                 taken.add(word.casefold())
-        return list(classes), list(classes.values()), str(rng.choice(self.templates))
+        background = [index for index in here if index not in kept or index in ranked[self.max_words :]]
+        return BatchWords(list(classes), list(classes.values()), background, str(rng.choice(self.templates)))
+
+
+class BatchWords(NamedTuple):
+    """
+    The words of a batch.
+
+    Args:
+        words: Distinct words.
+        classes: The class of each.
+        background: Classes that occur in the batch and have no word.
+        template: The template of all words.
+    """
+
+    words: list[str]
+    classes: list[int]
+    background: list[int]
+    template: str
 
 
 def renumber(
-    labels: torch.Tensor, classes: list[int], num_classes: int, ignore_index: int, new_ignore_index: int
+    labels: torch.Tensor, words: BatchWords, num_classes: int, ignore_index: int, new_ignore_index: int
 ) -> torch.Tensor:
     """
-    Turn indices of all classes into indices of the chosen ones.
+    Turn indices of all classes into those of a batch's words, and one more for the background.
 
     Args:
         labels: int64, 0 to `num_classes - 1` or `ignore_index`.
-        classes: The chosen classes.
+        words: The batch's words.
         num_classes: Number of all classes.
         ignore_index: Label of unlabelled pixels, the data set's.
-        new_ignore_index: Label in the result of these and of classes that were not chosen, the model's.
+        new_ignore_index: Label in the result of these and of all other classes, the model's.
     """
     table = torch.full((num_classes + 1,), new_ignore_index, dtype=torch.int64)  # the last entry is for unlabelled
-    table[classes] = torch.arange(len(classes))
+    table[words.classes] = torch.arange(len(words.classes))
+    table[words.background] = len(words.classes)
     return table[labels.masked_fill(labels == ignore_index, num_classes)]
 
 
