@@ -31,7 +31,7 @@ CLIP_SIZES = {
         "heads": 16,
     },
 }
-NUM_LABELS = 120  # COCO-Stuff's 171 at the sampler's share of absent ones
+NUM_LABELS = 32  # `max_refined_labels`, the most words of a batch
 GIGA = 2**30
 
 

@@ -416,6 +416,8 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
                 config.segmentation_loss_weight * losses["segmentation_loss"]
                 + config.code_segmentation_loss_weight * losses["code_segmentation_loss"]
                 + reconstructed.loss
+                # The learned background has a gradient even if the caller does without it, as DDP demands.
+                + 0.0 * self.segmenter.background_embed.sum()
             )
             losses.update(
                 (name, reconstructed[name]) for name in LOSS_FIELDS if name in reconstructed and name != "loss"
