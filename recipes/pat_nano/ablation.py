@@ -10,7 +10,6 @@ tables; a row that the file has is not trained again. Trained models stay in WOR
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import shutil
@@ -19,9 +18,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+from typing import NamedTuple
 
 import yaml
 from splits import MEASURED
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from transformers_pat.data.base import read_classes
 
@@ -30,6 +31,7 @@ SHORTER = {"crop_size": 160, "warmup_steps": 50, "ema_decay": 0.0, "validation":
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "nano_pat.yaml"
 FIGURES = REPOSITORY / "docs" / "results" / "ablation.json"
+SCORES = ("mean_iou", "boundary_mean_iou")
 # What differs from the PAT of configs/nano_pat.yaml.
 VARIANTS: dict[str, dict] = {
     "pat": {},
@@ -39,13 +41,24 @@ VARIANTS: dict[str, dict] = {
     "dense_residual": {"guidance_source": "dense"},
     "continuous": {"quantize": False},
     "one_level": {"feature_layers": [[2, 4, 6, 8]], "level_strides": [0.5], "codebook_sizes": [1024]},
-    "tight_coupling": {"segmentation_updates_codes": True},
+    "loose_coupling": {"segmentation_updates_codes": False},
     "no_pixel_branch": {"reconstruction_loss_weight": 0.0},
     "no_feature_head": {"feature_loss_weight": 0.0},
 }
 # Variants that are also trained without these classes.
 HELD_OUT_VARIANTS = ("pat", "baseline", "no_residual", "dense_residual")
+# Variants that are also trained for long, with a validation now and then: does a gain last?
+LONG_VARIANTS = ("pat", "baseline")
+LONG = {"max_steps": 1500, "validate_every": 250, "samples": 0}
 HELD_OUT = ("cow", "horse", "sky", "water", "flower", "boat", "window", "fence", "bus")
+
+
+class Job(NamedTuple):
+    """One training: a variant, a seed, and a kind: "short", "held_out" (without some classes) or "long"."""
+
+    variant: str
+    seed: int
+    kind: str
 
 
 class Figures:
@@ -58,14 +71,7 @@ class Figures:
     def has(self, row: str, seed: int, source: str) -> bool:
         return source in self.rows.get(row, {}).get(str(seed), {})
 
-    def add(self, row: str, seed: int, source: str, results: dict) -> None:
-        kept = ("mean_iou", "boundary_mean_iou")
-        figures = {}
-        for name, result in results.items():
-            figures[name] = {score: result[score] for score in kept}
-            for group in ("seen", "unseen"):
-                if group in result:
-                    figures[name][group] = {score: result[group][score] for score in kept}
+    def add(self, row: str, seed: int, source: str, figures: dict) -> None:
         with self._lock:
             self.rows.setdefault(row, {}).setdefault(str(seed), {})[source] = figures
             partial = self.path.with_suffix(".part")
@@ -87,14 +93,16 @@ def write_seen(args: argparse.Namespace, path: Path) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
-def train(row: str, variant: str, seed: int, held_out: bool, args: argparse.Namespace) -> Path:
+def train(row: str, job: Job, args: argparse.Namespace) -> Path:
     """One training by examples/train.py, gone on with if it was cut off; returns its folder."""
-    output = args.work / "ablation" / f"{row}_{seed}"
+    output = args.work / "ablation" / f"{row}_{job.seed}"
     if not (output / "config.json").is_file():
         config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-        config["model"] |= VARIANTS[variant]
-        config |= SHORTER | {"max_steps": args.steps, "seed": seed}
-        if held_out:
+        config["model"] |= VARIANTS[job.variant]
+        sets = [f"{name}:{split}" for name, split in MEASURED.items()]
+        length = LONG | {"validation": sets} if job.kind == "long" else {"max_steps": args.steps}
+        config |= SHORTER | length | {"seed": job.seed}
+        if job.kind == "held_out":
             for source in config["train"]:
                 source["ignored_classes"] = hold_out(source["folder"], args.data)
         output.mkdir(parents=True, exist_ok=True)
@@ -106,12 +114,26 @@ def train(row: str, variant: str, seed: int, held_out: bool, args: argparse.Name
 
 
 def evaluate(model: Path, args: argparse.Namespace, source: str, *flags: str | Path) -> dict:
-    """All measured sets by examples/evaluate.py."""
+    """Scores of all measured sets by examples/evaluate.py, {set: {score: value}}."""
     output = model / f"evaluation_{source}"
     sets = [args.data / f"{name}:{split}" for name, split in MEASURED.items()]
     where = ["--model", model, "--shortest_edge", "256", "--data", *sets, "--output", output]
     run("examples/evaluate.py", *where, *flags, log=model / "evaluate.log")
-    return json.loads((output / "results.json").read_text(encoding="utf-8"))["data"]
+    results = json.loads((output / "results.json").read_text(encoding="utf-8"))["data"]
+    figures = {}
+    for name, result in results.items():
+        figures[name] = {score: result[score] for score in SCORES}
+        for group in ("seen", "unseen"):
+            if group in result:
+                figures[name][group] = {score: result[group][score] for score in SCORES}
+    return figures
+
+
+def read_curve(model: Path) -> dict[str, dict[str, float]]:
+    """{set: {step: mIoU}} of a training's validations."""
+    events = EventAccumulator(str(model / "pat")).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("mean_iou/")]
+    return {tag.removeprefix("mean_iou/"): {str(e.step): e.value for e in events.Scalars(tag)} for tag in tags}
 
 
 def run(*command: str | Path, log: Path) -> None:
@@ -119,20 +141,30 @@ def run(*command: str | Path, log: Path) -> None:
         subprocess.run([sys.executable, *map(str, command)], check=True, cwd=REPOSITORY, stdout=file, stderr=file)
 
 
-def make_row(job: tuple[str, int, bool], figures: Figures, args: argparse.Namespace) -> None:
+def make_row(job: Job, figures: Figures, args: argparse.Namespace) -> None:
     """Train and evaluate one variant with one seed, as far as that is not done."""
-    variant, seed, held_out = job
-    row = f"{variant}_held_out" if held_out else variant
-    wanted: dict[str, list[str | Path]] = {"pixels": ["--seen", args.seen] if held_out else []}
-    if variant == "pat" and not held_out:
-        wanted["codes"] = ["--codes_only"]
-        if seed == 0:
-            wanted["training_free"] = ["--floor"]
-    for source, flags in wanted.items():
-        if not figures.has(row, seed, source):
-            model = train(row, variant, seed, held_out, args)
-            figures.add(row, seed, source, evaluate(model, args, source, *flags))
-    print(f"{row}, seed {seed}: done", flush=True)
+    row = job.variant if job.kind == "short" else f"{job.variant}_{job.kind}"
+    flags: dict[str, list[str | Path]] = {"pixels": ["--seen", args.seen] if job.kind == "held_out" else []}
+    if job.variant == "pat" and job.kind == "short":
+        flags["codes"] = ["--codes_only"]
+        if job.seed == 0:
+            flags["training_free"] = ["--floor"]
+    for source in flags:
+        if not figures.has(row, job.seed, source):
+            model = train(row, job, args)
+            figures.add(row, job.seed, source, evaluate(model, args, source, *flags[source]))
+            if job.kind == "long":
+                figures.add(row, job.seed, "curve", read_curve(model))
+    print(f"{row}, seed {job.seed}: done", flush=True)
+
+
+def list_jobs(args: argparse.Namespace) -> list[Job]:
+    """All rows of the first seed, then those of the next; last the long ones."""
+    jobs = []
+    for seed in range(args.seeds):
+        jobs += [Job(variant, seed, "short") for variant in args.variants]
+        jobs += [Job(variant, seed, "held_out") for variant in HELD_OUT_VARIANTS if variant in args.variants]
+    return jobs + [Job(variant, 0, "long") for variant in LONG_VARIANTS if variant in args.variants]
 
 
 def main() -> None:
@@ -150,13 +182,8 @@ def main() -> None:
     args.seen = args.work / "ablation" / "seen.txt"
     write_seen(args, args.seen)
     figures = Figures(args.output)
-    jobs = [
-        (variant, seed, held_out)
-        for seed, held_out, variant in itertools.product(range(args.seeds), (False, True), args.variants)
-        if not held_out or variant in HELD_OUT_VARIANTS
-    ]
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda job: make_row(job, figures, args), jobs))
+        list(pool.map(lambda job: make_row(job, figures, args), list_jobs(args)))
 
 
 if __name__ == "__main__":

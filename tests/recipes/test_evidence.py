@@ -26,6 +26,10 @@ def test_the_whole_document_is_written(tmp_path):
         row: {"0": [result] * 3, "1": [result] * 3} for row in ("pat", "baseline", "pat_held_out", "baseline_held_out")
     }
     write_figures(tmp_path / "ablation.json", rows)
+    figures = json.loads((tmp_path / "ablation.json").read_text())
+    curve = {f"{name} {split}": {"1000": 0.5, "500": 0.25} for name, split in MEASURED.items()}
+    figures |= {"pat_long": {"0": {"curve": curve}}, "baseline_long": {"0": {"curve": curve}}}
+    (tmp_path / "ablation.json").write_text(json.dumps(figures))
     (tmp_path / "images").mkdir()
     output = tmp_path / "evidence.md"
     arguments = ["--data", tmp_path / "data", "--ablation", tmp_path / "ablation.json", "--output", output]
@@ -36,7 +40,9 @@ def test_the_whole_document_is_written(tmp_path):
     assert "{" not in text
     assert "| **PAT** | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.250 ± 0.000 | 2 |" in text
     assert "PAT over the baseline, mIoU: **+0.0000** ± 0.0000 (n = 2); it gains on every set" in text
-    assert all((tmp_path / "images" / name).is_file() for name in ("codes.jpg", "levels_china.jpg"))
+    assert all(
+        (tmp_path / "images" / name).is_file() for name in ("codes.jpg", "levels_china.jpg", "learning_curves.png")
+    )
 
 
 def write_figures(path: Path, rows: dict[str, dict[str, list[dict]]]) -> None:

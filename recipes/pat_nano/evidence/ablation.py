@@ -19,7 +19,7 @@ ROWS = {
     "**PAT** without the residual": ("no_residual", "pixels"),
     "**PAT**": ("pat", "pixels"),
     "one level, stride 8": ("one_level", "pixels"),
-    "tight coupling": ("tight_coupling", "pixels"),
+    "loose coupling: masks do not move the codes": ("loose_coupling", "pixels"),
     "without the pixel branch": ("no_pixel_branch", "pixels"),
     "without the feature head": ("no_feature_head", "pixels"),
     "continuous features instead of codes": ("continuous", "pixels"),

@@ -16,7 +16,7 @@ from transformers_pat.cli.arguments import parse_arguments
 from transformers_pat.evaluation.tokens import TokenMetric
 
 from ..splits import measured_sets
-from . import ablation, masks, pictures, tokens
+from . import ablation, curves, masks, pictures, tokens
 
 ROOT = Path(__file__).parents[3]
 TEMPLATE = Path(__file__).with_name("evidence.md.in")
@@ -35,6 +35,7 @@ class EvidenceConfig:
 
 def trainings(args: EvidenceConfig) -> dict[str, str]:
     figures = ablation.Ablation(Path(args.ablation))
+    curves.draw(figures, Path(args.output).parent / "images" / "learning_curves.png")
     return {
         "ABLATION": figures.table("mean_iou"),
         "VERDICTS": figures.verdicts(),
