@@ -167,6 +167,7 @@ class PatSegmenter(nn.Module):
 
     # Brings differences of similarities to the order of 1 (our choice).
     similarity_scale = 5.0
+    labels_upsampled = 8
 
     def __init__(self, config: PatConfig):
         super().__init__()
@@ -212,7 +213,8 @@ class PatSegmenter(nn.Module):
         coarse = coarse.gather(1, chosen.expand(-1, -1, *coarse.shape[2:]))
         index = chosen.expand(-1, -1, *fine.shape[2:])
         refined = logits.gather(1, index) + self._corrections(dense_embeds, coarse, fine.gather(1, index), guidance)
-        return logits.minimum(refined.amin(1, keepdim=True)).scatter(1, index, refined)
+        del fine  # as large as the logits
+        return logits.minimum(refined.amin(1, keepdim=True)).scatter_(1, index, refined)
 
     def _similarities(
         self, dense_embeds: torch.Tensor, text_embeds: torch.Tensor, guidance: Guidance | None
@@ -243,7 +245,12 @@ class PatSegmenter(nn.Module):
         for number, block in enumerate(self.blocks):
             hidden_states = block(hidden_states, affinity, None if guidance is None else guidance.blocks[number])
         fine = _relative(fine) * self.similarity_scale
-        return self.upsampler(hidden_states, fine, None if guidance is None else guidance.upsampler)
+        # Labels don't meet on the way up: without gradient, a few at a time bound the memory of large photos.
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        at_a_time = fine.shape[1] if whole else self.labels_upsampled
+        added = None if guidance is None else guidance.upsampler
+        parts = zip(hidden_states.split(at_a_time, dim=1), fine.split(at_a_time, dim=1), strict=True)
+        return torch.cat([self.upsampler(states, similarities, added) for states, similarities in parts], dim=1)
 
 
 def _relative(similarities: torch.Tensor) -> torch.Tensor:
