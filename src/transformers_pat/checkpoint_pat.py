@@ -20,9 +20,14 @@ logger = transformers_logging.get_logger(__name__)
 
 def fingerprint(clip: CLIPModel) -> str:
     """Hash all weights in float32, which tells CLIPs of the same shape apart."""
+    return hash_weights(dict(clip.named_parameters()))
+
+
+def hash_weights(weights: dict[str, torch.Tensor]) -> str:
+    """Hash tensors in float32, in the order of their names: 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    for _, weights in sorted(clip.named_parameters()):
-        digest.update(weights.detach().float().cpu().numpy().tobytes())
+    for _, tensor in sorted(weights.items()):
+        digest.update(tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,0 +1,6 @@
+"""Photos kept as codes: a Parquet data set that is searched by words and turned back into pictures."""
+
+from .archive import TokenArchive
+from .shards import ArchiveError, ArchiveInfo, TokenizedPhoto
+
+__all__ = ["ArchiveError", "ArchiveInfo", "TokenArchive", "TokenizedPhoto"]
