@@ -78,7 +78,7 @@ def test_codes_that_do_not_fit(archive, codes):
     wrong = photo(0)
     wrong.codes = (wrong.codes[0], codes[0].astype(int), wrong.codes[2])
     before = archive.shards()
-    with pytest.raises(ValueError, match="should be|don't fit"):
+    with pytest.raises(ValueError, match=r"should be|don't fit"):
         archive.append([wrong])
     assert archive.shards() == before
 

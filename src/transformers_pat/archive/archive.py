@@ -7,7 +7,17 @@ import datasets
 import fsspec
 import pyarrow as pa
 
-from .shards import NAME, ArchiveError, ArchiveInfo, TokenizedPhoto, check_rows, read_shard, to_photos, to_table, write_shard
+from .shards import (
+    NAME,
+    ArchiveError,
+    ArchiveInfo,
+    TokenizedPhoto,
+    check_rows,
+    read_shard,
+    to_photos,
+    to_table,
+    write_shard,
+)
 
 DESCRIPTION = "archive.json"
 PHOTOS_PER_SHARD = 1024

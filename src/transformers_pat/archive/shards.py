@@ -79,7 +79,9 @@ class ArchiveInfo:
         numbers = ("width", "height", "grid_height", "grid_width")
         fields = [("source", pa.string()), ("sha256", pa.binary(32)), *((name, pa.int32()) for name in numbers)]
         fields += [(f"codes_{level}", pa.binary()) for level in range(len(self.codebook_sizes))]
-        return pa.schema([pa.field(*field, nullable=False) for field in fields], {METADATA_KEY: self.to_json().encode()})
+        return pa.schema(
+            [pa.field(*field, nullable=False) for field in fields], {METADATA_KEY: self.to_json().encode()}
+        )
 
 
 @dataclass
@@ -193,4 +195,6 @@ def check_rows(table: pa.Table, info: ArchiveInfo) -> None:
         for level, (rows, columns) in enumerate(info.grids((row["grid_height"], row["grid_width"]))):
             size = packed_size(rows * columns, info.bits[level])
             if len(row[f"codes_{level}"]) != size:
-                raise ArchiveError(f"{row['source']}: level {level} has {len(row[f'codes_{level}'])} bytes, not {size}")
+                raise ArchiveError(
+                    f"{row['source']}: level {level} has {len(row[f'codes_{level}'])} bytes, not {size}"
+                )
