@@ -124,7 +124,7 @@ class TokenArchive:
         Raises:
             ValueError: If codes don't fit this archive.
         """
-        number, rows = max(self.numbers(), default=-1) + 1, []
+        number, rows = max(self.numbers(), default=-1) + 1, list[TokenizedPhoto]()
         for photo in photos:
             rows.append(photo)
             if len(rows) == photos_per_shard:
@@ -135,8 +135,7 @@ class TokenArchive:
 
     def numbers(self) -> set[int]:
         """Numbers of all shards."""
-        found = (NAME.fullmatch(shard.rsplit("/", 1)[-1]) for shard in self.shards())
-        return {int(match[1]) for match in found if match}
+        return set(map(_number, self.shards()))
 
     def verify(self) -> list[str]:
         """What is wrong, a line per problem; [] for a sound archive. Reads everything once."""
@@ -146,8 +145,7 @@ class TokenArchive:
                 check_rows(self.read(shard), self.info)
             except ArchiveError as error:
                 problems.append(str(error))
-            number = NAME.fullmatch(shard.rsplit("/", 1)[-1])[1]
-            if number in seen:
+            if (number := _number(shard)) in seen:
                 problems.append(f"{self.path} has two shards of number {number}")
             seen.add(number)
         return problems
@@ -172,3 +170,8 @@ class TokenArchive:
                 yield {"source": photo.source, "width": photo.width, "height": photo.height, **codes}
 
         return datasets.Dataset.from_generator(rows)
+
+
+def _number(shard: str) -> int:
+    """The number in a shard's name."""
+    return int(shard.rsplit("/", 1)[-1].split("-")[1])

@@ -1,19 +1,25 @@
 """Which photos of an archive show something: all by tables, the best ones exactly by their codes."""
 
+import hashlib
 import heapq
+import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
+from ..image_io_pat import load_photo, to_rgb
 from ..modeling_pat import PatForSemanticSegmentation
 from ..processing_pat import PatProcessor
 from ..prompts_pat import check_labels
+from ..reconstruction import to_image
 from .archive import TokenArchive
 from .packing import unpack
 from .shards import TokenizedPhoto, to_photos
@@ -137,8 +143,7 @@ class Searcher:
             ArchiveError: If a shard is damaged.
             ValueError: If a word is too long.
         """
-        text_embeds = self.model.get_text_embeds([*query.words, *query.without], self.processor)
-        text_embeds = self.model.add_background(text_embeds)
+        text_embeds = self.text_embeds([*query.words, *query.without])
         best: list[tuple[float, int, int]] = []
         shards = self.archive.shards()
         with ThreadPoolExecutor(self.workers) as pool:
@@ -195,9 +200,30 @@ class Searcher:
                     found.append((score, -number, -row, Found(photo, score, shares)))
         return [one[-1] for one in sorted(found, key=lambda one: one[:3], reverse=True)]
 
+    def text_embeds(self, words: list[str]) -> torch.Tensor:
+        """Embeddings of words and of the learned background, (num_words + 1, projection_dim)."""
+        return self.model.add_background(self.model.get_text_embeds(words, self.processor))
+
+    def picture(self, photo: TokenizedPhoto) -> Image.Image:
+        """The photo, if its file is still the one that was tokenised; else what its codes decode to."""
+        try:
+            content = Path(photo.source).read_bytes()
+            if hashlib.sha256(content).digest() == photo.sha256:
+                return to_rgb(load_photo(io.BytesIO(content)))
+        except (OSError, ValueError):
+            pass
+        with torch.inference_mode():
+            pixel_values = self.model.pat.decode(self._tensors(photo), output_size=self._size(photo))
+        return to_image(pixel_values[0], self.processor)
+
     def segment(self, photo: TokenizedPhoto, text_embeds: torch.Tensor) -> torch.Tensor:
         """Logits (1, num_labels, rows, columns) of a photo from its codes."""
-        codes = [torch.from_numpy(level.astype(np.int64))[None] for level in photo.codes]
-        side = self.archive.info.patch_size
-        size = (photo.patch_grid[0] * side, photo.patch_grid[1] * side)
-        return self.model.segment_codes(codes, text_embeds, size)
+        return self.model.segment_codes(self._tensors(photo), text_embeds, self._size(photo))
+
+    def _tensors(self, photo: TokenizedPhoto) -> list[torch.Tensor]:
+        return [torch.from_numpy(level.astype(np.int64))[None] for level in photo.codes]
+
+    def _size(self, photo: TokenizedPhoto) -> tuple[int, int]:
+        """Height and width that the tokenizer saw, in whole patches."""
+        rows, columns = photo.patch_grid
+        return rows * self.archive.info.patch_size, columns * self.archive.info.patch_size

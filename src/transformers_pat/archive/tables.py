@@ -42,7 +42,8 @@ class CodeTables:
         """
         config = model.config
         strides = tuple(map(float, config.level_strides))
-        targets, indices = [], [[] for _ in strides]
+        targets: list[torch.Tensor] = []
+        indices: list[list[torch.Tensor]] = [[] for _ in strides]
         for photo in photos:
             codes = [torch.from_numpy(level.astype("int64"))[None] for level in photo.codes]
             targets.append(model.get_patch_embeds(codes, output_size=_pixels(photo, config))[0].flatten(0, 1).float())
@@ -63,7 +64,7 @@ class CodeTables:
         return cls(embeds, mean, strides)
 
     def scores(self, text_embeds: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Similarities of each level's codes (codebook_size, num_words) and of the mean with words (num_words, dim)."""
+        """Similarities with words (num_words, dim): of each level's codes (codebook_size, num_words), of the mean."""
         words = text_embeds.float().cpu().T
         return [table @ words for table in self.embeds], self.mean @ words
 

@@ -143,9 +143,13 @@ def tokenize(archive: TokenArchive, tokenizer: Tokenizer, parts: Sequence[Part],
 
 
 def _do(archive: TokenArchive, tokenizer: Tokenizer, part: Part, bar: tqdm) -> None:
-    photos, rejected = [], []
+    photos: list[TokenizedPhoto] = []
+    rejected: list[tuple[str, str]] = []
     for result in tokenizer(part.sources):
-        (photos if isinstance(result, TokenizedPhoto) else rejected).append(result)
+        if isinstance(result, TokenizedPhoto):
+            photos.append(result)
+        else:
+            rejected.append(result)
         bar.update()
     if rejected:
         path = Path(archive.path, f"rejected-{part.number:06d}.jsonl")

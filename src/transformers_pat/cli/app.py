@@ -1,20 +1,19 @@
-"""The command line: `transformers-pat segment`, `reconstruct`, `train`, `evaluate` and `check-data`."""
+"""The command line. This file has `segment` and `reconstruct` and lists all other commands."""
 
-import glob
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .. import __version__
-from ..prompts_pat import split_candidate_labels
+from .archive import query, tokenize, verify
+from .common import ModelName, console, errors, fail, find_images, load, make_folder, print_line, read_labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,14 +25,7 @@ if TYPE_CHECKING:
 # torch and transformers are imported inside the commands: --help should not wait for them.
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console()
-errors = Console(stderr=True)
-
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, folders or globs.", show_default=False)]
-ModelName = Annotated[
-    str,
-    typer.Option("--model", metavar="NAME", help="Checkpoint: a folder, a Hub name, or pat-nano, which is built in."),
-]
 OutputFolder = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the results go.")]
 
 
@@ -160,6 +152,10 @@ def check_data(context: typer.Context) -> None:
     main(context.args)
 
 
+for command in (tokenize, query, verify):
+    app.command()(command)
+
+
 # What to work on
 
 
@@ -251,69 +247,7 @@ def plan_jobs(inputs: list[str], output: Path, endings: tuple[str, ...]) -> Jobs
     return planned
 
 
-def find_images(inputs: list[str]) -> tuple[list[Path], list[str]]:
-    """The image files that the inputs name, each once, in order; and the inputs that name none."""
-    found: dict[Path, Path] = {}
-    missing = []
-    for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            matches = images_in(path)
-        elif path.exists():
-            matches = [path]
-        else:
-            matches = [match for match in map(Path, sorted(glob.glob(name, recursive=True))) if match.is_file()]
-        if not matches:
-            missing.append(name)
-        for match in matches:
-            found.setdefault(match.resolve(), match)
-    return list(found.values()), missing
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The folder's files that look like images by their ending."""
-    from PIL import Image
-
-    endings = Image.registered_extensions()
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in endings)
-
-
-def read_labels(given: list[str]) -> list[str]:
-    """Labels from every --labels: comma-separated words, or a text file with a label per line."""
-    labels = []
-    for text in given:
-        if text.startswith("@") or text.endswith(".txt"):
-            path = Path(text.removeprefix("@"))
-            try:
-                text = ",".join(line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-            except (OSError, UnicodeDecodeError) as error:
-                fail(f"--labels: can't read {path}: {error}")
-        labels += split_candidate_labels(text)
-    if not any(labels):
-        fail('no labels: give some, for instance --labels "road, car, tree"')
-    return labels
-
-
 # What to say and to write
-
-
-def load(make):
-    """Call `make`, which loads a model; a user's mistake ends the command with one line and exit code 2."""
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()  # its retries would fill the screen where there is no network
-    try:
-        return make()
-    except (OSError, ValueError) as error:
-        fail(str(error))
-
-
-def make_folder(output: Path) -> None:
-    """Make the folder of the results; one line and exit code 2 if that fails."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fail(f"can't make the folder {output}: {error.strerror}")
 
 
 def write_segmentation(job: Job, photo: "Image", label_map: "np.ndarray", regions: "list[Region]", model: str) -> None:
@@ -375,14 +309,3 @@ def new_table(job: Job, first: str, *others: str) -> Table:
 def levels(count: int) -> str:
     """Write the number with its noun: "1 level", "3 levels"."""
     return f"{count} level{'s' if count > 1 else ''}"
-
-
-def print_line(target: Console, text: str) -> None:
-    """One line, whatever the width of the terminal."""
-    target.print(" ".join(text.split()), soft_wrap=True, markup=False, highlight=False)
-
-
-def fail(reason: str, code: int = 2) -> NoReturn:
-    """End the command with one line on stderr."""
-    print_line(errors, f"Error: {reason}")
-    raise typer.Exit(code)

@@ -1,0 +1,91 @@
+"""What the commands share: finding photos, loading a checkpoint, and mistakes that end in one line."""
+
+import glob
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from ..prompts_pat import split_candidate_labels
+
+console = Console()
+errors = Console(stderr=True)
+
+ModelName = Annotated[
+    str,
+    typer.Option("--model", metavar="NAME", help="Checkpoint: a folder, a Hub name, or pat-nano, which is built in."),
+]
+
+
+def find_images(inputs: list[str]) -> tuple[list[Path], list[str]]:
+    """The image files that the inputs name, each once, in order; and the inputs that name none."""
+    found: dict[Path, Path] = {}
+    missing = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            matches = images_in(path)
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = [match for match in map(Path, sorted(glob.glob(name, recursive=True))) if match.is_file()]
+        if not matches:
+            missing.append(name)
+        for match in matches:
+            found.setdefault(match.resolve(), match)
+    return list(found.values()), missing
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The folder's files that look like images by their ending."""
+    from PIL import Image
+
+    endings = Image.registered_extensions()
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in endings)
+
+
+def read_labels(given: list[str]) -> list[str]:
+    """Labels from every --labels: comma-separated words, or a text file with a label per line."""
+    labels = []
+    for text in given:
+        if text.startswith("@") or text.endswith(".txt"):
+            path = Path(text.removeprefix("@"))
+            try:
+                text = ",".join(line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+            except (OSError, UnicodeDecodeError) as error:
+                fail(f"--labels: can't read {path}: {error}")
+        labels += split_candidate_labels(text)
+    if not any(labels):
+        fail('no labels: give some, for instance --labels "road, car, tree"')
+    return labels
+
+
+def load(make):
+    """Call `make`, which loads a model; a user's mistake ends the command with one line and exit code 2."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # its retries would fill the screen where there is no network
+    try:
+        return make()
+    except (OSError, ValueError) as error:
+        fail(str(error))
+
+
+def make_folder(output: Path) -> None:
+    """Make the folder of the results; one line and exit code 2 if that fails."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"can't make the folder {output}: {error.strerror}")
+
+
+def print_line(target: Console, text: str) -> None:
+    """One line, whatever the width of the terminal."""
+    target.print(" ".join(text.split()), soft_wrap=True, markup=False, highlight=False)
+
+
+def fail(reason: str, code: int = 2) -> NoReturn:
+    """End the command with one line on stderr."""
+    print_line(errors, f"Error: {reason}")
+    raise typer.Exit(code)
