@@ -82,7 +82,7 @@ class Figures:
 def hold_out(folder: str, data: Path) -> list[str]:
     """The held-out classes that a data set has."""
     listed = read_classes(data / folder / "classes.txt").values()
-    return ["background", *(name for name in HELD_OUT if name in listed)]
+    return [name for name in HELD_OUT if name in listed]
 
 
 def write_seen(args: argparse.Namespace, path: Path) -> None:

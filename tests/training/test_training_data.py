@@ -216,6 +216,13 @@ def test_words_cover_what_is_present_and_vary():
     assert len(crowded.classes) == 2 and len(crowded.background) == 3
 
 
+def test_background_is_no_word():
+    vocabulary = VocabularySampler({}, ("{}",), seed=0, leave_out=0)
+    for number in range(5):
+        words = vocabulary(["Background", "cat"], torch.tensor([9, 3]), number)
+        assert (words.words, words.classes, words.background) == (["cat"], [1], [0])
+
+
 def test_labels_are_renumbered_by_word():
     labels = torch.tensor([[0, 3, 65535, 2, 1]])
     words = BatchWords(["d", "a"], [3, 0], [1], "{}")

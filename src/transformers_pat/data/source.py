@@ -29,7 +29,8 @@ class DataSource:
         classes: Class list of a `dataset`: file with lines "id: name".
         streaming: Read a `dataset` as it arrives instead of downloading it first.
         ignore_index: Id of unlabelled pixels in a `folder` or a `dataset`.
-        ignored_classes: Classes of a `folder` that count as not labelled, to hold them out of training.
+        ignored_classes: Classes of a `folder` that count as not labelled, to hold them out of training. Without
+            "background" among them, the pixels of that class train the learned background.
 
     Raises:
         ValueError: If it names no data set or several.

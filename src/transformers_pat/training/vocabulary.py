@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..data.base import BACKGROUND
 from ..modeling_pat import PatForSemanticSegmentation
 from ..processing_pat import PatProcessor
 
@@ -16,7 +17,8 @@ class VocabularySampler:
     """
     Words for a data set's classes, varied so that the model does not learn one fixed list.
 
-    Case is ignored: "Sky" and "sky" of two data sets are one word.
+    Case is ignored: "Sky" and "sky" of two data sets are one word. A class "background" is no word: its pixels train
+    the learned background.
 
     Args:
         synonyms: Class name -> other words for it.
@@ -48,10 +50,10 @@ class VocabularySampler:
     def embed(self, names: list[str], model: PatForSemanticSegmentation, processor: PatProcessor) -> None:
         """Embed every word of these classes in every template, on the model's device."""
         spellings = {word.casefold(): word for name in names for word in self.words_of(name)}
-        words = [spellings[key] for key in sorted(spellings)]
+        words = [spellings[key] for key in sorted(spellings.keys() - {BACKGROUND})]
         for template in tqdm(self.templates, desc="embedding words", leave=False):
             embeds = model.get_text_embeds(words, processor, templates=[template])
-            self._embeds.update(((key, template), row) for key, row in zip(sorted(spellings), embeds, strict=True))
+            self._embeds.update(((word.casefold(), template), row) for word, row in zip(words, embeds, strict=True))
 
     def embeds(self, words: list[str], template: str) -> torch.Tensor:
         """(num_words, projection_dim) embeddings of words that [`embed`] was given."""
@@ -69,6 +71,8 @@ class VocabularySampler:
         """
         rng = np.random.default_rng([self.seed, number])
         chance, order = rng.random(len(names)), rng.permutation(len(names)).tolist()
+        nothing = [index for index in order if names[index].casefold() == BACKGROUND]
+        order = [index for index in order if index not in nothing]
         here = [index for index in order if present[index] > 0]
         kept = [index for index in here if chance[index] >= self.leave_out] or here[:1]
         ranked = kept + [index for index in order if present[index] == 0 and chance[index] < self.keep_absent]
@@ -81,7 +85,7 @@ class VocabularySampler:
                 classes[word] = index
                 taken.add(word.casefold())
         background = [index for index in here if index not in kept or index in ranked[self.max_words :]]
-        return BatchWords(list(classes), list(classes.values()), background, str(rng.choice(self.templates)))
+        return BatchWords(list(classes), list(classes.values()), nothing + background, str(rng.choice(self.templates)))
 
 
 class BatchWords(NamedTuple):
@@ -91,7 +95,7 @@ class BatchWords(NamedTuple):
     Args:
         words: Distinct words.
         classes: The class of each.
-        background: Classes that occur in the batch and have no word.
+        background: Classes without a word, whose pixels fit none of the words.
         template: The template of all words.
     """
 
