@@ -46,23 +46,21 @@ class PatAffinity(nn.Module):
             projected = projected + guidance
         queries, keys = projected.chunk(2, dim=-1)
         keys = average_pool(keys, self.key_stride)
-        penalty = self._penalty(queries.shape[1:3], keys.shape[1:3]).to(queries.dtype)
-        queries, keys = (x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (queries, keys))
-        return (queries * queries.shape[-1] ** -0.5 @ keys.transpose(2, 3) - penalty).softmax(-1)
+        distances = self._distances(queries.shape[1:3], keys.shape[1:3]).to(queries.dtype)
+        queries, keys = (x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for x in (queries, keys))
+        queries = queries * queries.shape[-1] ** -0.5
+        # Head by head, so that of a large photo one matrix less is in memory at a time.
+        heads = zip(queries.unbind(2), keys.unbind(2), self.slope, strict=True)
+        return torch.stack([(q @ k.mT - slope * distances).softmax(-1) for q, k, slope in heads], dim=1)
 
-    def _penalty(self, patches: torch.Size, cells: torch.Size) -> torch.Tensor:
-        """Slope times distance in patches, (heads, number of patches, number of cells)."""
-        centre = (self.key_stride - 1) / 2
-        down, across = (
-            (
-                torch.arange(side, device=self.slope.device)[:, None]
-                - self.key_stride * torch.arange(count, device=self.slope.device)
-                - centre
-            ).square()
-            for side, count in zip(patches, cells, strict=True)
-        )
-        distances = (down[:, None, :, None] + across[None, :, None]).sqrt().flatten(2).flatten(0, 1)
-        return self.slope[:, None, None] * distances
+    def _distances(self, patches: torch.Size, cells: torch.Size) -> torch.Tensor:
+        """Of patches and cells, in patches: (number of patches, number of cells)."""
+        squares = []
+        for side, count in zip(patches, cells, strict=True):
+            centres = self.key_stride * torch.arange(count, device=self.slope.device) + (self.key_stride - 1) / 2
+            squares.append((torch.arange(side, device=self.slope.device)[:, None] - centres).square())
+        down, across = squares
+        return (down[:, None, :, None] + across[None, :, None]).sqrt().flatten(2).flatten(0, 1)
 
 
 class PatSegmenterBlock(nn.Module):
