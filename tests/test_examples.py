@@ -18,7 +18,7 @@ from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
 
 from .support.data import write_set
 from .support.stub_hub import StubHub
-from .support.tiny import save_tiny_checkpoint
+from .support.tiny import photo, save_tiny_checkpoint
 from .support.training import command as train_command
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -133,3 +133,21 @@ def test_one_batch_can_be_learnt_by_heart():
         maps = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear").argmax(1)
         accuracy = (maps == labels).float().mean().item()
     assert accuracy >= 0.95, f"{accuracy:.3f} after {steps} steps"
+
+
+def test_a_language_model_learns_an_archive(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    save_tiny_checkpoint(checkpoint)
+    (tmp_path / "photos").mkdir()
+    for number in range(6):
+        photo(seed=number).save(tmp_path / "photos" / f"{number}.png")
+    command = ["tokenize", tmp_path / "photos", "--output", tmp_path / "archive", "--model", checkpoint]
+    subprocess.run([sys.executable, "-m", "transformers_pat.cli", *map(str, command)], check=True, env=ENVIRONMENT)
+    options = ["--model", checkpoint, "--steps", 2, "--output", tmp_path / "dreams.png"]
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / "train_on_tokens.py", tmp_path / "archive", *map(str, options)],
+        capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "dreams.png") as picture:
+        assert picture.width > 4 * 64
