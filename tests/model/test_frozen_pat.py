@@ -81,7 +81,8 @@ def train_in_this_process(model, folder, text_embeds, images, labels):
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
     model, optimizer = accelerator.prepare(model, optimizer)
     for _ in range(3):
-        loss = model(images[rank], text_embeds=text_embeds, labels=labels[rank]).loss
+        words = accelerator.unwrap_model(model).add_background(text_embeds)
+        loss = model(images[rank], text_embeds=words, labels=labels[rank]).loss
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()

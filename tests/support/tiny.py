@@ -105,8 +105,10 @@ def train_steps(model, steps, learning_rate=1e-2, **inputs):
     """A few AdamW steps on one batch, as a training script would make them; returns the last output."""
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], learning_rate)
+    text_embeds = inputs.pop("text_embeds", None)
     for _ in range(steps):
-        output = model(**inputs)
+        words = {} if text_embeds is None else {"text_embeds": model.add_background(text_embeds)}
+        output = model(**inputs, **words)
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
