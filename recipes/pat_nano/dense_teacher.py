@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from image_teacher import ImageTeacher, TeacherFeatures, fold_norms
 from torch import nn
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PATCH = 16
 
 
@@ -33,8 +32,8 @@ class DenseTeacher(nn.Module):
         for level, (mean, std) in enumerate(zip(state["mean"], state["std"], strict=True)):
             self.register_buffer(f"mean{level}", mean)
             self.register_buffer(f"std{level}", std)
-        self.register_buffer("clip_mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("clip_std", torch.tensor(CLIP_STD).view(1, 3, 1, 1))
+        self.register_buffer("clip_mean", torch.tensor(OPENAI_CLIP_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("clip_std", torch.tensor(OPENAI_CLIP_STD).view(1, 3, 1, 1))
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> DenseTeacher:

@@ -1,4 +1,4 @@
-"""What the CLIP knows before any mask is used: `WORK/measure.json`.
+"""What the CLIP alone knows, which learned from no mask: `WORK/measure.json`.
 
     python recipes/pat_nano/measure.py --data DATA --work WORK
 
@@ -21,6 +21,8 @@ from PIL import Image
 from splits import MEASURED
 from torch import nn
 from transformers import CLIPModel
+from transformers.image_utils import OPENAI_CLIP_MEAN as MEAN
+from transformers.image_utils import OPENAI_CLIP_STD as STD
 from vocabulary import TextTower
 
 from transformers_pat.data import FolderDataset
@@ -28,7 +30,6 @@ from transformers_pat.evaluation.metrics import SegmentationMetric
 from transformers_pat.training.augmentation import TrainingView
 from transformers_pat.training.batches import TrainingBatches
 
-MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 PATCH = 16
 PROBE_LAYERS = (2, 4, 6)  # with the patch embeddings
 PROBE_STEPS, PROBE_BATCH, PROBE_CROP, PROBE_RATE = 500, 8, 192, 2e-3

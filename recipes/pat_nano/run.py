@@ -57,9 +57,9 @@ def main() -> None:
         write_names(data, work / "names.json")
     if not (work / "clip").is_dir():
         make_clip(args, common)
-    stage("what the CLIP knows", work / "measure.json", HERE / "measure.py", *common)
     pat = ["examples/train.py", "--config", "configs/nano_pat.yaml", "--clip", work / "clip", "--data", data]
     stage("PAT", work / "pat-nano" / "config.json", *pat, "--output_dir", work / "pat-nano", "--resume")
+    stage("what the CLIP knows", work / "measure.json", HERE / "measure.py", *common)  # trains a probe on masks
     stage("the packaged folder", work / "embedded", HERE / "embed.py", work / "pat-nano", work / "embedded")
     print(f"To package it: rm -r {EMBEDDED}; cp -r {work / 'embedded'} {EMBEDDED}")
 

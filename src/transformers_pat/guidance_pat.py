@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_pat import PatConfig
-from .layers_pat import ZeroLinear, to_patch_grid
+from .layers_pat import ZeroLinear, to_patch_grid, upsample
 
 
 @dataclass
@@ -36,8 +36,8 @@ class PatEmbeddingResidual(nn.Module):
     """
     A correction of the dense embeddings, at the stride of the logits.
 
-    Its norm stays below `config.embedding_residual_bound`: a free one learns the words of the masks at the cost of all
-    others (our measurement on held-out words).
+    Its norm stays below `config.embedding_residual_bound`, so that it can't learn the words of the masks at the cost
+    of all others (our choice; recipes/pat_nano/ablation.py holds words out to judge it).
     """
 
     def __init__(self, config: PatConfig):
@@ -95,8 +95,3 @@ class PatGuidance(nn.Module):
             upsampler=self.upsampler(fine),
             residual=None if self.residual is None else self.residual(fine),
         )
-
-
-def upsample(maps: torch.Tensor, factor: int) -> torch.Tensor:
-    """Bilinear enlargement of (batch, channels, height, width) by a whole factor."""
-    return maps if factor == 1 else F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)

@@ -68,6 +68,11 @@ def average_pool(features: torch.Tensor, factor: int) -> torch.Tensor:
     return pooled.permute(0, 2, 3, 1)
 
 
+def upsample(maps: torch.Tensor, factor: int) -> torch.Tensor:
+    """Bilinear enlargement of (batch, channels, height, width) by a whole factor."""
+    return maps if factor == 1 else F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
 def level_grid(patch_grid: tuple[int, int], stride: float) -> tuple[int, int]:
     """Rows and columns of codes of a level whose stride is given in patches."""
     rows, columns = (-int(-side // stride) for side in patch_grid)

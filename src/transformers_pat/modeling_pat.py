@@ -430,19 +430,6 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
             **losses,
         )
 
-    def add_background(self, text_embeds: torch.Tensor) -> torch.Tensor:
-        """
-        Add what is learnt in training to fit places that fit none of the words (our choice).
-
-        Args:
-            text_embeds: (num_labels, projection_dim).
-
-        Returns:
-            (num_labels + 1, projection_dim), for [`forward`], [`segment_codes`] or [`segment_windows`]; the last label
-            is the background.
-        """
-        return torch.cat([text_embeds, self.segmenter.background_embed[None].to(text_embeds.dtype)])
-
     def segment_codes(
         self, codes, text_embeds: torch.Tensor | None = None, output_size: tuple[int, int] | None = None
     ) -> torch.Tensor:

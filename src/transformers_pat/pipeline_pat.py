@@ -245,7 +245,7 @@ def _check_background(background) -> str | float | list[str]:
         return check_labels(background)
     if isinstance(background, bool) or not isinstance(background, (int, float)) or not 0 < background < 1:
         raise ValueError(
-            f"background must be None, True, a number between 0 and 1, or a list of words, got {background!r}"
+            f"background must be None, 'learned', a number between 0 and 1, or a list of words, got {background!r}"
         )
     return float(background)
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_pat import PatConfig
-from .guidance_pat import Guidance, PatGuidance, upsample
-from .layers_pat import ZeroLinear, average_pool
+from .guidance_pat import Guidance, PatGuidance
+from .layers_pat import ZeroLinear, average_pool, upsample
 
 
 class PatAffinity(nn.Module):

@@ -10,6 +10,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from .configuration_pat import PatConfig
 from .prompts_pat import check_labels, split_synonyms
+from .segmenter_pat import PatSegmenter
 
 
 class TextEmbeddingCache:
@@ -118,6 +119,7 @@ class TextEmbeddingMixin:
     text_model: nn.Module
     text_projection: nn.Linear
     text_cache: TextEmbeddingCache
+    segmenter: PatSegmenter
     class_embeds: torch.Tensor | None
 
     @torch.no_grad()
@@ -180,6 +182,19 @@ class TextEmbeddingMixin:
             return prompts
         sums = prompts.new_zeros(int(prompt_labels.max()) + 1, prompts.shape[1])
         return F.normalize(sums.index_add_(0, prompt_labels, prompts), dim=-1)
+
+    def add_background(self, text_embeds: torch.Tensor) -> torch.Tensor:
+        """
+        Add what is learnt in training to fit places that fit none of the words (our choice).
+
+        Args:
+            text_embeds: (num_labels, projection_dim).
+
+        Returns:
+            (num_labels + 1, projection_dim), for [`forward`], [`segment_codes`] or [`segment_windows`]; the last label
+            is the background.
+        """
+        return torch.cat([text_embeds, self.segmenter.background_embed[None].to(text_embeds.dtype)])
 
     def set_vocabulary(self, labels: list[str], processor, templates: str | list[str] | None = None) -> None:
         """

@@ -50,7 +50,7 @@ def test_cells_of_patches(stride, grid, shape):
 
 def test_tables_add_up_to_what_they_were_fitted_to(archive, model):
     photos = list(archive)[:1]
-    tables = CodeTables.fit(model.pat, photos)
+    tables = CodeTables.fit(model.pat, archive.info, photos)
     codes = [torch.from_numpy(level.astype(np.int64))[None] for level in photos[0].codes]
     patches = model.get_text_embeds(WORDS, tiny_processor())
     fitted = tables.patch_scores(codes, tables.scores(patches), photos[0].patch_grid)[0]

@@ -10,14 +10,7 @@ from typer.testing import CliRunner
 
 from transformers_pat.cli.app import app
 
-from ..support.tiny import photo, save_tiny_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_tiny_checkpoint(folder)
-    return folder
+from ..support.tiny import photo
 
 
 @pytest.fixture

@@ -13,17 +13,8 @@ from typer.testing import CliRunner
 from transformers_pat import PatForSemanticSegmentation, PatModel, PatProcessor, visualization
 from transformers_pat.cli.app import app
 
-from ..support.tiny import save_tiny_checkpoint
-
 PROGRAM = (sys.executable, "-m", "transformers_pat.cli")
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "cat.jpg"
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_tiny_checkpoint(folder)
-    return folder
 
 
 @pytest.fixture

@@ -232,7 +232,7 @@ def test_windows_enlarge_a_photo_as_the_processor_would(pipe, model):
         ({"candidate_labels": LABELS, "threshold": "0.5"}, "threshold must be a number between"),
         ({"candidate_labels": LABELS, "window_size": 64.0}, "window_size must be a whole number"),
         ({"candidate_labels": LABELS, "background": 1.5}, "background must be"),
-        ({"candidate_labels": LABELS, "background": "wall"}, "background must be"),
+        ({"candidate_labels": LABELS, "background": "wall"}, "background must be None, 'learned', a number"),
         ({"candidate_labels": LABELS, "background": []}, "empty"),
         ({"candidate_labels": LABELS, "background": ["Car"]}, "given twice"),
         ({"candidate_labels": [*LABELS, "background"], "background": 0.5}, "both a candidate label"),

@@ -17,6 +17,7 @@ from .shards import (
     to_photos,
     to_table,
     write_shard,
+    write_whole,
 )
 
 DESCRIPTION = "archive.json"
@@ -61,10 +62,7 @@ class TokenArchive:
         filesystem, root = fsspec.core.url_to_fs(str(path).rstrip("/"))
         if not filesystem.exists(f"{root}/{DESCRIPTION}"):
             filesystem.makedirs(root, exist_ok=True)
-            partial = f"{root}/.{DESCRIPTION}.{fsspec.utils.tokenize(root, info.to_json())}.partial"
-            with filesystem.open(partial, "wb") as file:
-                file.write(info.to_json().encode())
-            filesystem.mv(partial, f"{root}/{DESCRIPTION}")
+            write_whole(filesystem, f"{root}/{DESCRIPTION}", info.to_json().encode())
         archive = cls(path)
         archive.require(info)
         return archive

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
@@ -21,9 +20,8 @@ from ..processing_pat import PatProcessor
 from ..prompts_pat import check_labels
 from ..reconstruction import to_image
 from .archive import TokenArchive
-from .packing import unpack
-from .shards import TokenizedPhoto, to_photos
-from .tables import CodeTables
+from .shards import TokenizedPhoto, to_photos, unpack_levels
+from .tables import CodeTables, Scores
 from .tokenizing import describe
 
 FITTED_PHOTOS = 512  # to which the tables are fitted, spread over the archive
@@ -123,7 +121,7 @@ class Searcher:
     ):
         archive.require(describe(model.pat, "the given checkpoint"))
         self.archive, self.model, self.processor, self.workers = archive, model, processor, workers
-        self.tables = CodeTables.fit(model.pat, self._sample())
+        self.tables = CodeTables.fit(model.pat, archive.info, self._sample())
 
     def _sample(self) -> Iterator[TokenizedPhoto]:
         """Photos from shards spread over the archive."""
@@ -145,20 +143,18 @@ class Searcher:
         """
         text_embeds = self.text_embeds([*query.words, *query.without])
         best: list[tuple[float, int, int]] = []
-        shards = self.archive.shards()
+        shards, scores = self.archive.shards(), self.tables.scores(text_embeds)
         with ThreadPoolExecutor(self.workers) as pool:
-            ranked = pool.map(
-                lambda number: self._rank(number, shards[number], query, text_embeds), range(len(shards))
-            )
+            ranked = pool.map(lambda number: self._rank(number, shards[number], query, scores), range(len(shards)))
             for candidates in tqdm(ranked, total=len(shards), unit="shard", disable=not progress):
                 best = heapq.nlargest(max(exact, query.top), [*best, *candidates])
         return self._exact(best, shards, query, text_embeds)[: query.top]
 
     @torch.inference_mode()
-    def _rank(self, number: int, shard: str, query: Query, text_embeds: torch.Tensor) -> list[tuple[float, int, int]]:
+    def _rank(self, number: int, shard: str, query: Query, scores: Scores) -> list[tuple[float, int, int]]:
         """(rank, −shard, −row) of the photos of one shard: equal ranks stay in the order of the archive."""
         table = self.archive.read(shard)
-        scale, scores = float(self.model.logit_scale.exp()), self.tables.scores(text_embeds)
+        scale, levels = float(self.model.logit_scale.exp()), range(len(self.archive.info.bits))
         sizes = np.stack([table.column(name).to_numpy() for name in ("grid_height", "grid_width")], axis=1)
         found = []
         for grid in np.unique(sizes, axis=0):
@@ -166,20 +162,13 @@ class Searcher:
             for start in range(0, len(rows), PHOTOS_AT_A_TIME):
                 part = rows[start : start + PHOTOS_AT_A_TIME]
                 patch_grid = (int(grid[0]), int(grid[1]))
-                codes = [torch.from_numpy(level.astype(np.int64)) for level in self._codes(table, part, patch_grid)]
+                packed = [table.column(f"codes_{level}").take(part).to_pylist() for level in levels]
+                unpacked = unpack_levels(packed, patch_grid, self.archive.info)
+                codes = [torch.from_numpy(level.astype(np.int64)) for level in unpacked]
                 logits = scale * self.tables.patch_scores(codes, scores, patch_grid)
                 ranks = query.rank(logits.softmax(-1).mean(1)[:, :-1].numpy()).tolist()
                 found += [(rank, -number, -int(row)) for rank, row in zip(ranks, part, strict=True)]
         return found
-
-    def _codes(self, table: pa.Table, rows: np.ndarray, patch_grid: tuple[int, int]) -> list[np.ndarray]:
-        """(photos, rows, columns) of each level, of rows that have one grid."""
-        info, codes = self.archive.info, []
-        for level, (height, width) in enumerate(info.grids(patch_grid)):
-            column = table.column(f"codes_{level}").take(rows).combine_chunks()
-            packed = np.frombuffer(b"".join(column.to_pylist()), dtype=np.uint8).reshape(len(rows), -1)
-            codes.append(unpack(packed, info.bits[level], height * width).reshape(len(rows), height, width))
-        return codes
 
     def _exact(
         self, best: list[tuple[float, int, int]], shards: list[str], query: Query, text_embeds: torch.Tensor
@@ -213,17 +202,11 @@ class Searcher:
         except (OSError, ValueError):
             pass
         with torch.inference_mode():
-            pixel_values = self.model.pat.decode(self._tensors(photo), output_size=self._size(photo))
+            pixel_values = self.model.pat.decode(
+                photo.to_tensors(), output_size=self.archive.info.pixels(photo.patch_grid)
+            )
         return to_image(pixel_values[0], self.processor)
 
     def segment(self, photo: TokenizedPhoto, text_embeds: torch.Tensor) -> torch.Tensor:
         """Logits (1, num_labels, rows, columns) of a photo from its codes."""
-        return self.model.segment_codes(self._tensors(photo), text_embeds, self._size(photo))
-
-    def _tensors(self, photo: TokenizedPhoto) -> list[torch.Tensor]:
-        return [torch.from_numpy(level.astype(np.int64))[None] for level in photo.codes]
-
-    def _size(self, photo: TokenizedPhoto) -> tuple[int, int]:
-        """Height and width that the tokenizer saw, in whole patches."""
-        rows, columns = photo.patch_grid
-        return rows * self.archive.info.patch_size, columns * self.archive.info.patch_size
+        return self.model.segment_codes(photo.to_tensors(), text_embeds, self.archive.info.pixels(photo.patch_grid))

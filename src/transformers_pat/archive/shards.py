@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from ..layers_pat import level_grid
 from .packing import bit_width, pack, packed_size, unpack
@@ -73,6 +75,10 @@ class ArchiveInfo:
         """Rows and columns of codes of each level, of a photo of so many patches."""
         return [level_grid(patch_grid, stride) for stride in self.level_strides]
 
+    def pixels(self, patch_grid: tuple[int, int]) -> tuple[int, int]:
+        """Height and width in pixels of so many patches."""
+        return patch_grid[0] * self.patch_size, patch_grid[1] * self.patch_size
+
     @property
     def schema(self) -> pa.Schema:
         """Columns of a shard; docs/archive.md explains them."""
@@ -103,6 +109,10 @@ class TokenizedPhoto:
     height: int
     patch_grid: tuple[int, int]
     codes: tuple[np.ndarray, ...]
+
+    def to_tensors(self) -> list[torch.Tensor]:
+        """The codes as the model takes them, (1, rows, columns) int64 per level."""
+        return [torch.from_numpy(level.astype(np.int64))[None] for level in self.codes]
 
 
 def to_table(photos: list[TokenizedPhoto], info: ArchiveInfo) -> pa.Table:
@@ -137,11 +147,37 @@ def to_photos(table: pa.Table, info: ArchiveInfo) -> list[TokenizedPhoto]:
 
 def _to_photo(row: dict[str, Any], info: ArchiveInfo) -> TokenizedPhoto:
     patch_grid = (row["grid_height"], row["grid_width"])
-    codes = []
-    for level, (rows, columns) in enumerate(info.grids(patch_grid)):
-        packed = np.frombuffer(row[f"codes_{level}"], dtype=np.uint8)[None]
-        codes.append(unpack(packed, info.bits[level], rows * columns).reshape(rows, columns))
-    return TokenizedPhoto(row["source"], row["sha256"], row["width"], row["height"], patch_grid, tuple(codes))
+    levels = unpack_levels([[row[f"codes_{level}"]] for level in range(len(info.bits))], patch_grid, info)
+    codes = tuple(level[0] for level in levels)
+    return TokenizedPhoto(row["source"], row["sha256"], row["width"], row["height"], patch_grid, codes)
+
+
+def unpack_levels(packed: list[list[bytes]], patch_grid: tuple[int, int], info: ArchiveInfo) -> list[np.ndarray]:
+    """
+    Codes of photos of one grid.
+
+    Args:
+        packed: For each level the column's bytes, one entry per photo.
+        patch_grid: Rows and columns of patches.
+        info: What the codes are.
+
+    Returns:
+        (photos, rows, columns) uint16 of each level.
+    """
+    levels = []
+    for column, bits, (rows, columns) in zip(packed, info.bits, info.grids(patch_grid), strict=True):
+        joined = np.frombuffer(b"".join(column), dtype=np.uint8).reshape(len(column), -1)
+        levels.append(unpack(joined, bits, rows * columns).reshape(len(column), rows, columns))
+    return levels
+
+
+def write_whole(filesystem, path: str, content: bytes) -> None:
+    """Write a file whole or not at all, whoever else writes it; `filesystem` is one of fsspec's."""
+    folder, name = path.rsplit("/", 1)
+    partial = f"{folder}/.{name}.{os.getpid()}.partial"
+    with filesystem.open(partial, "wb") as file:
+        file.write(content)
+    filesystem.mv(partial, path)
 
 
 def write_shard(filesystem, folder: str, number: int, table: pa.Table) -> str:
@@ -150,10 +186,7 @@ def write_shard(filesystem, folder: str, number: int, table: pa.Table) -> str:
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content = sink.getvalue().to_pybytes()
     path = f"{folder}/part-{number:06d}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"
-    partial = f"{folder}/.part-{number:06d}.partial"
-    with filesystem.open(partial, "wb") as file:
-        file.write(content)
-    filesystem.mv(partial, path)
+    write_whole(filesystem, path, content)
     return path
 
 

@@ -8,9 +8,11 @@ import torch.nn.functional as F
 
 from ..layers_pat import repeat_cells
 from ..modeling_pat import PatModel
-from .shards import TokenizedPhoto
+from .shards import ArchiveInfo, TokenizedPhoto
 
 SWEEPS = 3
+# What `CodeTables.scores` returns.
+Scores = tuple[list[torch.Tensor], torch.Tensor]
 
 
 @dataclass
@@ -33,28 +35,27 @@ class CodeTables:
 
     @classmethod
     @torch.inference_mode()
-    def fit(cls, model: PatModel, photos: Iterable[TokenizedPhoto]) -> "CodeTables":
+    def fit(cls, model: PatModel, info: ArchiveInfo, photos: Iterable[TokenizedPhoto]) -> "CodeTables":
         """
         Decode some photos' codes and fit the tables to what comes out; a few hundred are enough.
 
         Raises:
             ValueError: If there are no photos.
         """
-        config = model.config
-        strides = tuple(map(float, config.level_strides))
+        strides, sizes = info.level_strides, info.codebook_sizes
         targets: list[torch.Tensor] = []
         indices: list[list[torch.Tensor]] = [[] for _ in strides]
         for photo in photos:
-            codes = [torch.from_numpy(level.astype("int64"))[None] for level in photo.codes]
-            targets.append(model.get_patch_embeds(codes, output_size=_pixels(photo, config))[0].flatten(0, 1).float())
+            codes = photo.to_tensors()
+            size = info.pixels(photo.patch_grid)
+            targets.append(model.get_patch_embeds(codes, output_size=size)[0].flatten(0, 1).float())
             for level, stride in enumerate(strides):
                 indices[level].append(cells_of_patches(codes[level], stride, photo.patch_grid)[0])
         if not targets:
             raise ValueError("no photos to fit the tables to: the archive is empty")
         target, cells = torch.cat(targets).cpu(), [torch.cat(level) for level in indices]
         mean = target.mean(0)
-        sizes = config.codebook_sizes
-        embeds = [torch.zeros(size, config.projection_dim) for size in sizes]
+        embeds = [torch.zeros(size, target.shape[1]) for size in sizes]
         residual = target - mean
         for _ in range(SWEEPS):
             for level, table in enumerate(embeds):
@@ -63,14 +64,12 @@ class CodeTables:
                 residual -= embeds[level][cells[level]].mean(1)
         return cls(embeds, mean, strides)
 
-    def scores(self, text_embeds: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def scores(self, text_embeds: torch.Tensor) -> Scores:
         """Similarities with words (num_words, dim): of each level's codes (codebook_size, num_words), of the mean."""
         words = text_embeds.float().cpu().T
         return [table @ words for table in self.embeds], self.mean @ words
 
-    def patch_scores(
-        self, codes: list[torch.Tensor], scores: tuple[list[torch.Tensor], torch.Tensor], patch_grid: tuple[int, int]
-    ) -> torch.Tensor:
+    def patch_scores(self, codes: list[torch.Tensor], scores: Scores, patch_grid: tuple[int, int]) -> torch.Tensor:
         """
         Similarities of the patches of photos of one size.
 
@@ -104,9 +103,3 @@ def _mean_by_code(values: torch.Tensor, cells: torch.Tensor, codebook_size: int)
     sums = torch.zeros(codebook_size, values.shape[1]).index_add_(0, cells.flatten(), spread)
     counts = torch.bincount(cells.flatten(), minlength=codebook_size)
     return sums / counts.clamp(min=1)[:, None]
-
-
-def _pixels(photo: TokenizedPhoto, config) -> tuple[int, int]:
-    """Height and width in whole patches."""
-    rows, columns = photo.patch_grid
-    return rows * config.vision_config.patch_size, columns * config.vision_config.patch_size

@@ -16,7 +16,7 @@ from ..checkpoint_pat import hash_weights
 from ..image_io_pat import load_photo
 from ..modeling_pat import PatModel
 from .archive import PHOTOS_PER_SHARD, TokenArchive
-from .shards import ArchiveInfo, TokenizedPhoto
+from .shards import ArchiveInfo, TokenizedPhoto, write_whole
 
 
 def describe(model: PatModel, checkpoint: str) -> ArchiveInfo:
@@ -65,9 +65,7 @@ def plan(archive: TokenArchive, sources: Sequence[str], photos_per_shard: int = 
                 {"number": first + index, "sources": new[start : start + photos_per_shard]}
                 for index, start in enumerate(starts)
             ]
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(parts), encoding="utf-8")
-            partial.replace(path)
+            write_whole(archive.filesystem, path.as_posix(), json.dumps(parts).encode())
     return [Part(**part) for part in json.loads(path.read_text(encoding="utf-8"))]
 
 
@@ -154,7 +152,5 @@ def _do(archive: TokenArchive, tokenizer: Tokenizer, part: Part, bar: tqdm) -> N
     if rejected:
         path = Path(archive.path, f"rejected-{part.number:06d}.jsonl")
         lines = [json.dumps({"source": source, "reason": reason}) for source, reason in rejected]
-        partial = path.with_suffix(".partial")
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(archive.filesystem, path.as_posix(), ("\n".join(lines) + "\n").encode())
     archive.write(part.number, photos)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # torch and transformers are imported inside the commands: --help should not wait for them.
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
 Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, folders or globs.", show_default=False)]
 OutputFolder = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the results go.")]
 

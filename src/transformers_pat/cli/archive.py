@@ -12,6 +12,7 @@ from rich.table import Table
 from .common import ModelName, console, fail, find_images, load, make_folder, print_line, read_labels
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
     from ..archive.query import Found, Searcher
@@ -141,7 +142,11 @@ def draw_sheet(found: "list[Found]", searcher: "Searcher", words: list[str]) -> 
     """The photos with their masks, a few to a row."""
     from ..visualization import contact_sheet
 
-    pictures = [(f"{rank}. {one.photo.source}", draw(one, searcher, words)) for rank, one in enumerate(found, start=1)]
+    text_embeds = searcher.text_embeds(words)
+    pictures = [
+        (f"{rank}. {one.photo.source}", draw(one, searcher, words, text_embeds))
+        for rank, one in enumerate(found, start=1)
+    ]
     rows = []
     for start in range(0, len(pictures), SHEET_COLUMNS):
         part = pictures[start : start + SHEET_COLUMNS]
@@ -149,7 +154,7 @@ def draw_sheet(found: "list[Found]", searcher: "Searcher", words: list[str]) -> 
     return contact_sheet(rows)
 
 
-def draw(one: "Found", searcher: "Searcher", words: list[str]) -> "Image":
+def draw(one: "Found", searcher: "Searcher", words: list[str], text_embeds: "torch.Tensor") -> "Image":
     """One photo with the masks of the words, from its codes."""
     import torch
 
@@ -159,7 +164,7 @@ def draw(one: "Found", searcher: "Searcher", words: list[str]) -> "Image":
     picture = searcher.picture(one.photo)
     size = (SHEET_WIDTH, round(SHEET_WIDTH * picture.height / picture.width))
     with torch.inference_mode():
-        logits = searcher.segment(one.photo, searcher.text_embeds(words))[0]
+        logits = searcher.segment(one.photo, text_embeds)[0]
         label_map, _ = segment(logits, (size[1], size[0]), with_scores=True)
     return overlay(picture.resize(size), label_map, [*words, "other"])
 

@@ -13,6 +13,23 @@ from ..modeling_pat import PatForSemanticSegmentation
 from ..processing_pat import PatProcessor
 
 
+class BatchWords(NamedTuple):
+    """
+    The words of a batch.
+
+    Args:
+        words: Distinct words.
+        classes: The class of each.
+        background: Classes without a word, whose pixels fit none of the words.
+        template: The template of all words.
+    """
+
+    words: list[str]
+    classes: list[int]
+    background: list[int]
+    template: str
+
+
 class VocabularySampler:
     """
     Words for a data set's classes, varied so that the model does not learn one fixed list.
@@ -59,7 +76,7 @@ class VocabularySampler:
         """(num_words, projection_dim) embeddings of words that [`embed`] was given."""
         return torch.stack([self._embeds[word.casefold(), template] for word in words])
 
-    def __call__(self, names: list[str], present: torch.Tensor, number: int) -> "BatchWords":
+    def __call__(self, names: list[str], present: torch.Tensor, number: int) -> BatchWords:
         """
         Choose the words of a batch.
 
@@ -67,7 +84,6 @@ class VocabularySampler:
             names: The data set's classes.
             present: (num_classes,) above 0 for those that occur in the batch, in any process.
             number: Number of the batch; the choice depends on this and the seed.
-
         """
         rng = np.random.default_rng([self.seed, number])
         chance, order = rng.random(len(names)), rng.permutation(len(names)).tolist()
@@ -86,23 +102,6 @@ class VocabularySampler:
                 taken.add(word.casefold())
         background = [index for index in here if index not in kept or index in ranked[self.max_words :]]
         return BatchWords(list(classes), list(classes.values()), nothing + background, str(rng.choice(self.templates)))
-
-
-class BatchWords(NamedTuple):
-    """
-    The words of a batch.
-
-    Args:
-        words: Distinct words.
-        classes: The class of each.
-        background: Classes without a word, whose pixels fit none of the words.
-        template: The template of all words.
-    """
-
-    words: list[str]
-    classes: list[int]
-    background: list[int]
-    template: str
 
 
 def renumber(
