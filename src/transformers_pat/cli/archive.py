@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..prompts_pat import BACKGROUND
 from .common import ModelName, console, fail, find_images, load, make_folder, print_line, read_labels
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def draw(one: "Found", searcher: "Searcher", words: list[str], text_embeds: "tor
     with torch.inference_mode():
         logits = searcher.segment(one.photo, text_embeds)[0]
         label_map, _ = segment(logits, (size[1], size[0]), with_scores=True)
-    return overlay(picture.resize(size), label_map, [*words, "other"])
+    return overlay(picture.resize(size), label_map, [*words, BACKGROUND])
 
 
 def verify(archive: ArchivePath) -> None:
