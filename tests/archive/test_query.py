@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from transformers_pat.archive import ArchiveError, TokenArchive
-from transformers_pat.archive.query import Query, Searcher
+from transformers_pat.archive import ArchiveError, Query, Searcher, TokenArchive
 from transformers_pat.archive.tables import CodeTables, cells_of_patches
 from transformers_pat.archive.tokenizing import Tokenizer, describe, plan, tokenize
 

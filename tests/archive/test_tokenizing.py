@@ -38,7 +38,7 @@ def run(path: str, sources: list[str], slowly: bool = False) -> None:
     tokenizer = Tokenizer(model, processor, batch_size=2)
     if slowly:
         encode = tokenizer._encode
-        tokenizer._encode = lambda batch: time.sleep(0.15) or encode(batch)
+        tokenizer._encode = lambda group: time.sleep(0.3) or encode(group)
     tokenize(archive, tokenizer, plan(archive, sources, photos_per_shard=3), progress=False)
 
 
@@ -89,7 +89,7 @@ def test_another_process_has_a_part(photos, tmp_path):
     model = tiny_model().pat
     archive = TokenArchive.create(tmp_path, describe(model, "tiny"))
     parts = plan(archive, photos, photos_per_shard=3)
-    (tmp_path / "locks").mkdir()
+
     with FileLock(tmp_path / "locks" / "000001.lock"):
         tokenize(archive, Tokenizer(model, tiny_processor().image_processor), parts, progress=False)
         assert archive.numbers() == {0, 2, 3}

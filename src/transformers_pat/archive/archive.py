@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import fsspec
 import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
 
 from .shards import (
     NAME,
@@ -13,6 +14,7 @@ from .shards import (
     ArchiveInfo,
     TokenizedPhoto,
     check_rows,
+    count_rows,
     read_shard,
     to_photos,
     to_table,
@@ -80,6 +82,15 @@ class TokenArchive:
                 "use its checkpoint, or another archive"
             )
 
+    def path_of(self, name: str) -> str:
+        """Path of a file of the archive on its file system."""
+        return f"{self._root}/{name}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on a file system that has locks."""
+        return isinstance(self.filesystem, LocalFileSystem)
+
     def shards(self) -> list[str]:
         """Paths of all shards, in the order of their numbers."""
         names = (path.rsplit("/", 1)[-1] for path in self.filesystem.ls(self._root, detail=False))
@@ -100,8 +111,8 @@ class TokenArchive:
             yield from to_photos(self.read(shard), self.info)
 
     def __len__(self) -> int:
-        """Number of photos."""
-        return sum(self.read(shard).num_rows for shard in self.shards())
+        """Number of photos, as the shards' footers say; [`verify`] checks them."""
+        return sum(count_rows(self.filesystem, shard) for shard in self.shards())
 
     def write(self, number: int, photos: list[TokenizedPhoto]) -> str:
         """

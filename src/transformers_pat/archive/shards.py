@@ -217,6 +217,20 @@ def read_shard(filesystem, path: str, info: ArchiveInfo) -> pa.Table:
     return table
 
 
+def count_rows(filesystem, path: str) -> int:
+    """
+    Number of rows, from the footer alone.
+
+    Raises:
+        ArchiveError: If it is no Parquet file.
+    """
+    try:
+        with filesystem.open(path, "rb") as file:
+            return pq.read_metadata(file).num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArchiveError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from None
+
+
 def check_rows(table: pa.Table, info: ArchiveInfo) -> None:
     """
     Check that every row's codes fill its grid.

@@ -56,12 +56,12 @@ class CodeTables:
         target, cells = torch.cat(targets).cpu(), [torch.cat(level) for level in indices]
         mean = target.mean(0)
         embeds = [torch.zeros(size, target.shape[1]) for size in sizes]
-        residual = target - mean
+        residual = target.sub_(mean)
         for _ in range(SWEEPS):
             for level, table in enumerate(embeds):
-                residual += table[cells[level]].mean(1)
+                residual += F.embedding_bag(cells[level], table, mode="mean")
                 embeds[level] = _mean_by_code(residual, cells[level], sizes[level])
-                residual -= embeds[level][cells[level]].mean(1)
+                residual -= F.embedding_bag(cells[level], embeds[level], mode="mean")
         return cls(embeds, mean, strides)
 
     def scores(self, text_embeds: torch.Tensor) -> Scores:
@@ -74,18 +74,23 @@ class CodeTables:
         Similarities of the patches of photos of one size.
 
         Args:
-            codes: (photos, rows, columns) int64 of each level.
+            codes: (photos, rows, columns) int32 or int64 of each level.
             scores: What [`scores`] returned.
             patch_grid: Rows and columns of patches.
 
         Returns:
             (photos, number of patches, num_words).
         """
-        tables, total = scores
-        for level, table in enumerate(tables):
-            cells = cells_of_patches(codes[level], self.level_strides[level], patch_grid)
-            total = total + F.embedding(cells, table).mean(-2)
-        return total
+        tables, mean = scores
+        total = mean.expand(len(codes[0]), *patch_grid, -1).clone()
+        for level, (table, stride) in enumerate(zip(tables, self.level_strides, strict=True)):
+            if stride >= 1:
+                cells = repeat_cells(F.embedding(codes[level], table), round(stride))
+                total += cells[:, : patch_grid[0], : patch_grid[1]]
+            else:
+                cells = cells_of_patches(codes[level], stride, patch_grid)
+                total += F.embedding_bag(cells.flatten(0, 1), table, mode="mean").view_as(total)
+        return total.flatten(1, 2)
 
 
 def cells_of_patches(codes: torch.Tensor, stride: float, patch_grid: tuple[int, int]) -> torch.Tensor:
@@ -99,7 +104,8 @@ def cells_of_patches(codes: torch.Tensor, stride: float, patch_grid: tuple[int, 
 
 def _mean_by_code(values: torch.Tensor, cells: torch.Tensor, codebook_size: int) -> torch.Tensor:
     """The mean of `values` (patches, dim) over the patches of each code; `cells` (patches, cells per patch)."""
-    spread = values[:, None].expand(-1, cells.shape[1], -1).flatten(0, 1)
-    sums = torch.zeros(codebook_size, values.shape[1]).index_add_(0, cells.flatten(), spread)
+    sums = torch.zeros(codebook_size, values.shape[1])
+    for column in cells.T:
+        sums.index_add_(0, column, values)
     counts = torch.bincount(cells.flatten(), minlength=codebook_size)
     return sums / counts.clamp(min=1)[:, None]

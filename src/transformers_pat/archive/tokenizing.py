@@ -3,10 +3,13 @@
 import hashlib
 import io
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -17,6 +20,7 @@ from ..image_io_pat import load_photo
 from ..modeling_pat import PatModel
 from .archive import PHOTOS_PER_SHARD, TokenArchive
 from .shards import ArchiveInfo, TokenizedPhoto, write_whole
+from .sources import PhotoSource, read_file
 
 
 def describe(model: PatModel, checkpoint: str) -> ArchiveInfo:
@@ -50,23 +54,51 @@ def plan(archive: TokenArchive, sources: Sequence[str], photos_per_shard: int = 
     parts. Sources of earlier plans are left out.
     """
     sources = list(dict.fromkeys(sources))
-    name = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:16]
-    folder = Path(archive.path, "plans")
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.json"
-    with FileLock(folder / ".lock"):
-        if not path.is_file():
-            earlier = [json.loads(other.read_text(encoding="utf-8")) for other in folder.glob("*.json")]
-            known = {source for parts in earlier for part in parts for source in part["sources"]}
-            used = archive.numbers() | {part["number"] for parts in earlier for part in parts}
+    filesystem, folder = archive.filesystem, archive.path_of("plans")
+    path = f"{folder}/{hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:16]}.json"
+    filesystem.makedirs(folder, exist_ok=True)
+    with _lock(archive, "plans"):
+        if not filesystem.exists(path):
+            earlier = [part for other in filesystem.glob(f"{folder}/*.json") for part in _read_json(filesystem, other)]
+            known = {source for part in earlier for source in part["sources"]}
+            used = archive.numbers() | {part["number"] for part in earlier}
             new, first = [source for source in sources if source not in known], max(used, default=-1) + 1
-            starts = range(0, len(new), photos_per_shard)
             parts = [
                 {"number": first + index, "sources": new[start : start + photos_per_shard]}
-                for index, start in enumerate(starts)
+                for index, start in enumerate(range(0, len(new), photos_per_shard))
             ]
-            write_whole(archive.filesystem, path.as_posix(), json.dumps(parts).encode())
-    return [Part(**part) for part in json.loads(path.read_text(encoding="utf-8"))]
+            write_whole(filesystem, path, json.dumps(parts).encode())
+    return [Part(**part) for part in _read_json(filesystem, path)]
+
+
+def _read_json(filesystem, path: str) -> list[dict]:
+    with filesystem.open(path, "rb") as file:
+        return json.load(file)
+
+
+def _lock(archive: TokenArchive, name: str, blocking: bool = True) -> AbstractContextManager:
+    """A lock that other processes see; remote file systems have none, there one command works at a time."""
+    if not archive.is_local:
+        return nullcontext()
+    folder = Path(archive.path_of("locks"))
+    folder.mkdir(exist_ok=True)
+    return FileLock(folder / f"{name}.lock", blocking=blocking)
+
+
+class ReadPhoto(NamedTuple):
+    """A photo before it is encoded."""
+
+    source: str
+    sha256: bytes
+    size: tuple[int, int]  # width and height of the upright photo
+    pixel_values: torch.Tensor  # (3, H, W)
+
+
+class Rejected(NamedTuple):
+    """A source that can't be read, and why, in one line."""
+
+    source: str
+    reason: str
 
 
 class Tokenizer:
@@ -76,46 +108,66 @@ class Tokenizer:
     Args:
         model: The tokenizer, in eval mode.
         image_processor: Its image processor.
-        batch_size: Photos of one size that run together; the codes don't depend on it.
-        workers: Threads that read photos.
+        batch_size: Photos of one size that run together; the codes don't depend on it but for ties within float
+            rounding.
+        workers: Threads that read photos, while the model works on those before.
+        read: Bytes of a photo by its name.
     """
 
-    def __init__(self, model: PatModel, image_processor, batch_size: int = 8, workers: int = 2):
-        self.model, self.image_processor, self.batch_size, self.workers = model, image_processor, batch_size, workers
+    def __init__(
+        self,
+        model: PatModel,
+        image_processor,
+        batch_size: int = 8,
+        workers: int = 2,
+        read: PhotoSource = read_file,
+    ):
+        self.model, self.image_processor, self.batch_size = model, image_processor, batch_size
+        self.workers, self.read = workers, read
 
-    def __call__(self, sources: Sequence[str]) -> Iterator[TokenizedPhoto | tuple[str, str]]:
-        """The photos in the order of `sources`; (source, reason) for one that can't be read."""
+    def __call__(self, sources: Sequence[str]) -> Iterator[tuple[int, TokenizedPhoto | Rejected]]:
+        """The photos, or why one can't be read, each with its index in `sources`; in the order of being done."""
+        waiting: dict[torch.Size, list[tuple[int, ReadPhoto]]] = {}
+        for index, photo in enumerate(self._read_ahead(sources)):
+            if isinstance(photo, Rejected):
+                yield index, photo
+                continue
+            group = waiting.setdefault(photo.pixel_values.shape, [])
+            group.append((index, photo))
+            if len(group) == self.batch_size:
+                yield from self._encode(waiting.pop(photo.pixel_values.shape))
+        for group in waiting.values():
+            yield from self._encode(group)
+
+    def _read_ahead(self, sources: Sequence[str]) -> Iterator[ReadPhoto | Rejected]:
+        """The photos in order; a few more than the model can take at a time are read ahead of it."""
         with ThreadPoolExecutor(self.workers) as pool:
-            for start in range(0, len(sources), self.batch_size):
-                batch = list(pool.map(self._read, sources[start : start + self.batch_size]))
-                yield from self._encode(batch)
+            pending: deque[Future[ReadPhoto | Rejected]] = deque()
+            for source in sources:
+                pending.append(pool.submit(self._read, source))
+                if len(pending) > 2 * self.batch_size:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
 
-    def _read(self, source: str) -> tuple[str, bytes, tuple[int, int], torch.Tensor] | tuple[str, str]:
-        """Source, hash, (width, height) and pixel values (3, H, W), or source and reason."""
+    def _read(self, source: str) -> ReadPhoto | Rejected:
         try:
-            content = Path(source).read_bytes()
+            content = self.read(source)
             photo = load_photo(io.BytesIO(content))
             pixel_values = self.image_processor(photo, return_tensors="pt")["pixel_values"][0]
         except (OSError, ValueError) as error:
-            return source, str(error).splitlines()[0]
-        return source, hashlib.sha256(content).digest(), photo.size, pixel_values
+            return Rejected(source, str(error).splitlines()[0])
+        return ReadPhoto(source, hashlib.sha256(content).digest(), photo.size, pixel_values)
 
     @torch.inference_mode()
-    def _encode(self, batch: list) -> list[TokenizedPhoto | tuple[str, str]]:
-        results: list = list(batch)
-        sizes: dict[tuple, list[int]] = {}
-        for index, item in enumerate(batch):
-            if len(item) > 2:
-                sizes.setdefault(tuple(item[3].shape), []).append(index)
-        for shape, indices in sizes.items():
-            pixel_values = torch.stack([batch[index][3] for index in indices]).to(self.model.device)
-            codes = [level.cpu().numpy() for level in self.model.encode(pixel_values).codes]
-            rows, columns = (-(-side // self.model.config.vision_config.patch_size) for side in shape[-2:])
-            for row, index in enumerate(indices):
-                source, sha256, (width, height), _ = batch[index]
-                of_photo = tuple(level[row] for level in codes)
-                results[index] = TokenizedPhoto(source, sha256, width, height, (rows, columns), of_photo)
-        return results
+    def _encode(self, group: list[tuple[int, ReadPhoto]]) -> Iterator[tuple[int, TokenizedPhoto]]:
+        """Photos of one size."""
+        pixel_values = torch.stack([photo.pixel_values for _, photo in group]).to(self.model.device)
+        codes = [level.cpu().numpy() for level in self.model.encode(pixel_values).codes]
+        rows, columns = (-(-side // self.model.config.vision_config.patch_size) for side in pixel_values.shape[-2:])
+        for row, (index, photo) in enumerate(group):
+            of_photo = tuple(level[row] for level in codes)
+            yield index, TokenizedPhoto(photo.source, photo.sha256, *photo.size, (rows, columns), of_photo)
 
 
 def tokenize(archive: TokenArchive, tokenizer: Tokenizer, parts: Sequence[Part], progress: bool = True) -> None:
@@ -125,13 +177,10 @@ def tokenize(archive: TokenArchive, tokenizer: Tokenizer, parts: Sequence[Part],
     A part ends as one shard, written whole, after a file `rejected-NUMBER.jsonl` with the sources that could not be
     read and why. What was being done when a process was killed is done again by the next one.
     """
-    total = sum(len(part.sources) for part in parts)
-    locks = Path(archive.path, "locks")
-    locks.mkdir(exist_ok=True)
-    with tqdm(total=total, unit="photo", disable=not progress) as bar:
+    with tqdm(total=sum(len(part.sources) for part in parts), unit="photo", disable=not progress) as bar:
         for part in parts:
             try:
-                with FileLock(locks / f"{part.number:06d}.lock", blocking=False):
+                with _lock(archive, f"{part.number:06d}", blocking=False):
                     if part.number not in archive.numbers():
                         _do(archive, tokenizer, part, bar)
                     else:
@@ -141,16 +190,16 @@ def tokenize(archive: TokenArchive, tokenizer: Tokenizer, parts: Sequence[Part],
 
 
 def _do(archive: TokenArchive, tokenizer: Tokenizer, part: Part, bar: tqdm) -> None:
-    photos: list[TokenizedPhoto] = []
-    rejected: list[tuple[str, str]] = []
-    for result in tokenizer(part.sources):
-        if isinstance(result, TokenizedPhoto):
-            photos.append(result)
-        else:
-            rejected.append(result)
+    results: dict[int, TokenizedPhoto | Rejected] = {}
+    for index, result in tokenizer(part.sources):
+        results[index] = result
         bar.update()
+    ordered = [results[index] for index in range(len(part.sources))]
+    rejected = [result._asdict() for result in ordered if isinstance(result, Rejected)]
+    photos = [result for result in ordered if isinstance(result, TokenizedPhoto)]
     if rejected:
-        path = Path(archive.path, f"rejected-{part.number:06d}.jsonl")
-        lines = [json.dumps({"source": source, "reason": reason}) for source, reason in rejected]
-        write_whole(archive.filesystem, path.as_posix(), ("\n".join(lines) + "\n").encode())
-    archive.write(part.number, photos)
+        lines = "".join(json.dumps(one) + "\n" for one in rejected)
+        write_whole(archive.filesystem, archive.path_of(f"rejected-{part.number:06d}.jsonl"), lines.encode())
+    shard = archive.write(part.number, photos)
+    if photos:
+        bar.set_postfix_str(f"{archive.filesystem.size(shard) / len(photos):.0f} bytes per photo")

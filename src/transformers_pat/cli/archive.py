@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from ..archive.query import Found, Searcher
+    from ..archive.search import Found, Searcher
 
 ArchivePath = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder or URL of the archive.")]
 SHEET_COLUMNS, SHEET_WIDTH = 4, 360
@@ -107,7 +107,8 @@ def query(
     """
     require_extra()
     from ..archive.archive import TokenArchive
-    from ..archive.query import Query, Searcher
+    from ..archive.query import Query
+    from ..archive.search import Searcher
     from ..loading import load_checkpoint
     from ..modeling_pat import PatForSemanticSegmentation
 

@@ -86,10 +86,10 @@ class RowReader(SegmentationDataset):
         """Decode one row; [`BadSampleError`], naming it, if it is not usable."""
         picture = row[self.image_column] or {}
         file_name = Path(picture.get("path") or fallback_name).name
-        image = read_photo(_open(picture, file_name), file_name)
+        image = read_photo(open_picture(picture, file_name), file_name)
         if self.label_column is None or self._to_labels is None:
             return Sample(image, None, file_name)
-        ids = read_ids(_open(row[self.label_column] or {}, file_name), file_name)
+        ids = read_ids(open_picture(row[self.label_column] or {}, file_name), file_name)
         return Sample(image, self._to_labels(ids, image, file_name), file_name)
 
 
@@ -115,7 +115,8 @@ class HubStream(RowReader):
         return iter(shuffled)
 
 
-def _open(picture: dict[str, Any], file_name: str) -> io.BytesIO | str:
+def open_picture(picture: dict[str, Any], file_name: str) -> io.BytesIO | str:
+    """The file of a picture that `datasets` has not decoded; [`BadSampleError`] if it is empty."""
     if picture.get("bytes"):
         return io.BytesIO(picture["bytes"])
     if picture.get("path"):
