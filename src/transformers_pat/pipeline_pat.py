@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from transformers import Pipeline
 
 from .image_io_pat import load_photo
+from .outputs_pat import PatSegmentationOutput
 from .postprocessing_pat import segment, valid_logits
 from .processing_pat import PatProcessor
 from .prompts_pat import BACKGROUND, LEARNED, check_labels, resolve_templates, split_candidate_labels
@@ -31,6 +32,8 @@ class PatSegmentationPipeline(Pipeline):
 
     - one photo: a path, URL or PIL image, or a dict `{"image": photo, "candidate_labels": [...]}`; the result is a
       list of `{"score": float, "label": str, "mask": PIL image}`, see `postprocess`;
+    - stored codes of a photo: a dict `{"codes": [...], "size": (height, width)}`, with a (rows, columns) array per
+      level, and the size of the masks; `"output_size"` as in `PatModel.decode`;
     - a list or tuple of photos: a list of such lists;
     - a generator, a torch or `datasets` data set (rows with an `"image"`) or column: an iterator over such lists.
 
@@ -130,21 +133,21 @@ class PatSegmentationPipeline(Pipeline):
         if isinstance(inputs, dict):
             own_labels = inputs.get("candidate_labels")
             candidate_labels = candidate_labels if own_labels is None else _check_candidate_labels(own_labels)
-            inputs = inputs["image"]
+            inputs = inputs if "codes" in inputs else inputs["image"]
         labels = self._vocabulary() if candidate_labels is None else candidate_labels
         words = check_labels(labels + background) if isinstance(background, list) else labels
         if background is not None and BACKGROUND in [label.casefold() for label in labels]:
             raise ValueError(f"{BACKGROUND!r} is both a candidate label and what background= adds: give one of them")
+        item = {"labels": labels, "words": words, "baked": candidate_labels is None}
+        if isinstance(inputs, dict):
+            if window_size is not None:
+                raise ValueError("windows need the photo itself: stored codes have the size that was tokenised")
+            codes = [torch.as_tensor(np.asarray(level, dtype=np.int64))[None] for level in inputs["codes"]]
+            return {"photos": [{**item, **inputs, "codes": codes}]}
         photo = load_photo(inputs, timeout=timeout)
         resizing = {"size": _size_for_windows(photo, self.image_processor)} if window_size else {}
         pixel_values = self.image_processor(photo, return_tensors="pt", **resizing)["pixel_values"]
-        item = {
-            "pixel_values": pixel_values.to(self.dtype),
-            "size": (photo.height, photo.width),
-            "labels": labels,
-            "words": words,
-            "baked": candidate_labels is None,
-        }
+        item |= {"pixel_values": pixel_values.to(self.dtype), "size": (photo.height, photo.width)}
         return {"photos": [item]}
 
     def _vocabulary(self) -> list[str]:
@@ -156,23 +159,30 @@ class PatSegmentationPipeline(Pipeline):
         photos = _flatten(inputs["photos"])
         groups: dict[tuple, list[dict]] = {}
         for photo in photos:
-            key = (photo["pixel_values"].shape, tuple(photo["words"]), photo["baked"])
+            key = (_shape(photo), tuple(photo["words"]), photo["baked"])
             groups.setdefault(key, []).append(photo)
         for group in groups.values():
             text_embeds = self._text_embeds(group[0], templates)
             if background == LEARNED:
                 text_embeds = self.model.add_background(text_embeds)
-            pixel_values = torch.cat([photo.pop("pixel_values") for photo in group])
-            if window_size is None:
-                outputs = self.model(pixel_values=pixel_values, text_embeds=text_embeds)
+            if "codes" in group[0]:
+                levels = [torch.cat(level) for level in zip(*(photo.pop("codes") for photo in group), strict=True)]
+                logits = self.model.segment_codes(levels, text_embeds, group[0].get("output_size"))
+                outputs = PatSegmentationOutput(logits=logits)
             else:
-                stride = window_stride or window_size // 2
-                outputs = self.model.segment_windows(
-                    pixel_values, text_embeds=text_embeds, window_size=window_size, stride=stride
-                )
+                pixel_values = torch.cat([photo.pop("pixel_values") for photo in group])
+                outputs = self._segment_pixels(pixel_values, text_embeds, window_size, window_stride)
             for photo, logits in zip(group, valid_logits(outputs), strict=True):
                 photo["logits"] = logits
         return {"photos": photos}
+
+    def _segment_pixels(self, pixel_values, text_embeds, window_size, window_stride) -> PatSegmentationOutput:
+        if window_size is None:
+            return self.model(pixel_values=pixel_values, text_embeds=text_embeds)
+        stride = window_stride or window_size // 2
+        return self.model.segment_windows(
+            pixel_values, text_embeds=text_embeds, window_size=window_size, stride=stride
+        )
 
     def _text_embeds(self, photo: dict, templates) -> torch.Tensor:
         """`(num_words, dim)`: the baked classes, if the caller named none, then the other words."""
@@ -215,6 +225,13 @@ class PatSegmentationPipeline(Pipeline):
 
 def _mask(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels.numpy().astype(np.uint8) * 255)
+
+
+def _shape(photo: dict) -> tuple:
+    """What must be equal for two photos to run together."""
+    if "codes" in photo:
+        return (*(level.shape for level in photo["codes"]), photo.get("output_size"))
+    return photo["pixel_values"].shape
 
 
 def _flatten(photos: list) -> list[dict]:

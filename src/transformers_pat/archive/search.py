@@ -1,29 +1,23 @@
 """Searching an archive by words: all photos by tables, the best ones exactly by their codes."""
 
-import hashlib
-import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from heapq import nlargest
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
-from ..image_io_pat import load_photo, to_rgb
 from ..modeling_pat import PatForSemanticSegmentation
 from ..processing_pat import PatProcessor
-from ..reconstruction import to_image
 from .archive import TokenArchive
 from .query import Candidate, Query, ShardRanker
 from .shards import TokenizedPhoto, to_photos
 from .tables import CodeTables
 from .tokenizing import describe
 
-FITTED_PHOTOS = 512  # to which the tables are fitted, spread over the archive
+FITTED_PHOTOS = 256  # to which the tables are fitted, spread over the archive
 
 
 @dataclass
@@ -118,20 +112,6 @@ class Searcher:
     def text_embeds(self, words: list[str]) -> torch.Tensor:
         """Embeddings of words and of the learned background, (num_words + 1, projection_dim)."""
         return self.model.add_background(self.model.get_text_embeds(words, self.processor))
-
-    def picture(self, photo: TokenizedPhoto) -> Image.Image:
-        """The photo, if its file is still the one that was tokenised; else what its codes decode to."""
-        try:
-            content = Path(photo.source).read_bytes()
-            if hashlib.sha256(content).digest() == photo.sha256:
-                return to_rgb(load_photo(io.BytesIO(content)))
-        except (OSError, ValueError):
-            pass
-        with torch.inference_mode():
-            pixel_values = self.model.pat.decode(
-                photo.to_tensors(), output_size=self.archive.info.pixels(photo.patch_grid)
-            )
-        return to_image(pixel_values[0], self.processor)
 
     def segment(self, photo: TokenizedPhoto, text_embeds: torch.Tensor) -> torch.Tensor:
         """Logits (1, num_labels, rows, columns) of a photo from its codes."""

@@ -1,0 +1,34 @@
+"""What a photo of an archive looks like: the photo itself where it still is, else what its codes decode to."""
+
+import hashlib
+import io
+
+import torch
+from PIL import Image
+
+from ..image_io_pat import load_photo, to_rgb
+from ..modeling_pat import PatModel
+from ..processing_pat import PatProcessor
+from ..reconstruction import to_image
+from .shards import ArchiveInfo, TokenizedPhoto
+from .sources import PhotoSource, read_file
+
+
+def find_photo(photo: TokenizedPhoto, read: PhotoSource = read_file) -> Image.Image | None:
+    """The upright RGB photo, if it still is where it was and is the one that was tokenised."""
+    try:
+        content = read(photo.source)
+        if hashlib.sha256(content).digest() == photo.sha256:
+            return to_rgb(load_photo(io.BytesIO(content)))
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+@torch.inference_mode()
+def decode_photo(
+    photo: TokenizedPhoto, info: ArchiveInfo, model: PatModel, processor: PatProcessor, num_levels: int | None = None
+) -> Image.Image:
+    """What the codes of the coarsest `num_levels` levels (default: all) decode to, at the model's size."""
+    pixels = model.decode(photo.to_tensors(), num_levels, output_size=info.pixels(photo.patch_grid))
+    return to_image(pixels[0], processor)
