@@ -100,7 +100,7 @@ def _map(
     if not items:
         return
     if not ray.is_initialized():  # joins a cluster if RAY_ADDRESS names one, else starts one on this machine
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map(

@@ -17,6 +17,7 @@ from .shards import TokenizedPhoto, to_photos
 from .tables import CodeTables
 from .tokenizing import describe
 
+EXACT = 200  # photos that are looked at exactly
 FITTED_PHOTOS = 256  # to which the tables are fitted, spread over the archive
 
 
@@ -66,7 +67,7 @@ class Searcher:
             rows = np.linspace(0, table.num_rows, min(table.num_rows, FITTED_PHOTOS // len(chosen)), endpoint=False)
             yield from to_photos(table.take(rows.astype(int)), self.archive.info)
 
-    def __call__(self, query: Query, exact: int = 200, progress: bool = False) -> list[Found]:
+    def __call__(self, query: Query, exact: int = EXACT, progress: bool = False) -> list[Found]:
         """
         Rank all photos by tables, then the best `exact` of them by their exact masks.
 

@@ -1,5 +1,6 @@
 """The commands of token archives: `transformers-pat tokenize`, `query` and `verify`."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -10,36 +11,50 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..prompts_pat import BACKGROUND
-from .common import ModelName, console, fail, find_images, load, make_folder, print_line, read_labels
+from .common import (
+    ModelName,
+    console,
+    fail,
+    find_images,
+    load,
+    make_folder,
+    print_line,
+    read_labels,
+    require_archive_extra,
+)
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from ..archive.search import Found, Searcher
+    from ..archive import Found, Searcher, TokenArchive
 
 ArchivePath = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder or URL of the archive.")]
+EngineName = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="What does the work: this process, or Ray Data on one or many machines."),
+]
+WORKERS = "Threads; with --engine ray, processes."
 SHEET_COLUMNS, SHEET_WIDTH = 4, 360
 
 
-def require_extra() -> None:
-    """End the command with one line if the extra `archive` is not installed."""
-    try:
-        import filelock  # noqa: F401
-        import pyarrow  # noqa: F401
-    except ImportError:
-        fail('token archives need pyarrow and filelock: pip install "transformers_pat[archive]"')
-
-
 def tokenize(
+    output: Annotated[str, typer.Option("--output", metavar="ARCHIVE", help="Folder or URL of the archive.")],
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE", help="Files, folders or globs; - reads a list from standard input.")
-    ],
-    output: Annotated[Path, typer.Option("--output", metavar="ARCHIVE", help="Folder of the archive.")],
+        list[str] | None,
+        typer.Argument(metavar="IMAGE", help="Files, folders or globs; - reads a list from standard input."),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Photos of a data set that `datasets` loads.", show_default=False),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split of --dataset.")] = "train",
+    image_column: Annotated[str, typer.Option(metavar="NAME", help="Column of --dataset.")] = "image",
     model: ModelName = "pat-nano",
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Photos at a time.")] = 8,
-    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Threads that read photos.")] = 2,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help=WORKERS)] = 2,
     photos_per_shard: Annotated[int, typer.Option(metavar="N", min=1, help="Photos of one Parquet file.")] = 1024,
+    engine: EngineName = "local",
 ) -> None:
     """
     Turn photos into an archive of tokens, which is searched and decoded without them.
@@ -47,37 +62,57 @@ def tokenize(
     The same command again goes on where it stopped; run several times at once, it shares the work. Photos that can't
     be read are listed in rejected-*.jsonl.
     """
-    require_extra()
+    load(lambda: require_archive_extra(engine))
+    if bool(images) == bool(dataset):
+        fail("give either photos or --dataset")
+    from ..archive.archive import TokenArchive
+    from ..archive.sources import DatasetPhotos, read_file
+    from ..archive.tokenizing import Tokenizer, describe, plan
+    from ..archive.tokenizing import tokenize as run
+    from ..loading import load_checkpoint
+    from ..modeling_pat import PatModel
+
+    missing: list[str] = []
+    if dataset:
+        read = load(lambda: DatasetPhotos(dataset, split, image_column))
+        sources = read.sources
+    else:
+        read, (sources, missing) = read_file, list_photos(images or [])
+    tokenizer, processor = load(lambda: load_checkpoint(PatModel, model))
+    archive = load(lambda: TokenArchive.create(output, describe(tokenizer, model)))
+    parts = plan(archive, sources, photos_per_shard)
+    try:
+        if engine == "ray":
+            from ..archive.ray_engine import tokenize_with_ray
+
+            tokenize_with_ray(archive, model, parts, batch_size, workers, read)
+        else:
+            run(archive, Tokenizer(tokenizer, processor.image_processor, batch_size, workers, read), parts)
+    except OSError as error:
+        fail(f"can't write {output}: {error}; what is there is whole, and the same command goes on from it", code=1)
+    report(archive, missing)
+
+
+def list_photos(images: list[str]) -> tuple[list[str], list[str]]:
+    """Paths of all photos that the command names, and what names none; exits with 2 if there are none."""
     names = [name for name in images if name != "-"]
     if "-" in images:
         names += [line.strip() for line in sys.stdin if line.strip()]
     found, missing = find_images(names)
     if not found:
         fail(f"no images found: {', '.join(names)}")
-    from ..archive.archive import TokenArchive
-    from ..archive.tokenizing import Tokenizer, describe, plan
-    from ..archive.tokenizing import tokenize as run
-    from ..loading import load_checkpoint
-    from ..modeling_pat import PatModel
-
-    tokenizer_model, processor = load(lambda: load_checkpoint(PatModel, model))
-    archive = load(lambda: TokenArchive.create(output, describe(tokenizer_model, model)))
-    parts = plan(archive, [path.as_posix() for path in found], photos_per_shard)
-    try:
-        run(archive, Tokenizer(tokenizer_model, processor.image_processor, batch_size, workers), parts)
-    except OSError as error:
-        fail(f"can't write {output}: {error}; what is there is whole, and the same command goes on from it", code=1)
-    report(archive, output, missing)
+    return [path.as_posix() for path in found], missing
 
 
-def report(archive, output: Path, missing: list[str]) -> None:
+def report(archive: "TokenArchive", missing: list[str]) -> None:
     """Say what the archive holds; exit with 1 if some inputs are not in it."""
     photos, size = len(archive), sum(archive.filesystem.size(shard) for shard in archive.shards())
-    rejected = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in output.glob("rejected-*.jsonl"))
+    lists = archive.filesystem.glob(archive.path_of("rejected-*.jsonl"))
+    rejected = sum(archive.filesystem.cat_file(path).count(b"\n") for path in lists)
     each = f", {size / photos:.0f} bytes each" if photos else ""
-    print_line(console, f"{output} holds {photos} photos{each}")
+    print_line(console, f"{archive.path} holds {photos} photos{each}")
     if rejected:
-        print_line(console, f"{rejected} photos could not be read: {output}/rejected-*.jsonl says why")
+        print_line(console, f"{rejected} photos could not be read: {archive.path}/rejected-*.jsonl says why")
     for name in missing:
         print_line(console, f"Skipped: no such image: {name}")
     if rejected or missing:
@@ -95,9 +130,11 @@ def query(
     top: Annotated[int, typer.Option(metavar="N", min=1, help="Photos to return.")] = 20,
     model: ModelName = "pat-nano",
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for results.json and sheet.jpg.", show_default=False)
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for results.json, results.csv and sheet.jpg.", show_default=False),
     ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Threads.")] = 2,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help=WORKERS)] = 2,
+    engine: EngineName = "local",
 ) -> None:
     """
     Find photos of an archive that show something.
@@ -105,10 +142,10 @@ def query(
     All photos are ranked by tables of their codes, the best of them by exact masks. With --output, sheet.jpg shows
     them with their masks: the photo where it still is, what its codes decode to where it is not.
     """
-    require_extra()
+    load(lambda: require_archive_extra(engine))
     from ..archive.archive import TokenArchive
     from ..archive.query import Query
-    from ..archive.search import Searcher
+    from ..archive.search import EXACT, Searcher
     from ..loading import load_checkpoint
     from ..modeling_pat import PatForSemanticSegmentation
 
@@ -118,15 +155,30 @@ def query(
     opened = load(lambda: TokenArchive(archive))
     segmenter, processor = load(lambda: load_checkpoint(PatForSemanticSegmentation, model))
     searcher = load(lambda: Searcher(opened, segmenter, processor, workers))
-    found = load(lambda: searcher(wanted, progress=True))
+    if engine == "ray":
+        from ..archive.ray_engine import rank_with_ray
+
+        best = load(lambda: rank_with_ray(searcher, wanted, max(EXACT, top)))
+        found = load(lambda: searcher.exact(best, wanted)[:top])
+    else:
+        found = load(lambda: searcher(wanted, progress=True))
     console.print(result_table(found, [*words, *unwanted]))
     if output:
         make_folder(output)
-        facts = [{"source": one.photo.source, "score": one.score, "shares": one.shares} for one in found]
-        (output / "results.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_results(found, [*words, *unwanted], output)
         if found:
             draw_sheet(found, searcher, [*words, *unwanted]).save(output / "sheet.jpg", quality=90)
         print_line(console, f"results in {output}")
+
+
+def write_results(found: "list[Found]", words: list[str], output: Path) -> None:
+    """results.json and results.csv: source, score and each word's share of every photo, best first."""
+    facts = [{"source": one.photo.source, "score": one.score, "shares": one.shares} for one in found]
+    (output / "results.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with (output / "results.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["source", "score", *words])
+        rows.writerows([one.photo.source, one.score, *(one.shares[word] for word in words)] for one in found)
 
 
 def result_table(found: "list[Found]", words: list[str]) -> Table:
@@ -146,7 +198,7 @@ def draw_sheet(found: "list[Found]", searcher: "Searcher", words: list[str]) -> 
 
     text_embeds = searcher.text_embeds(words)
     pictures = [
-        (f"{rank}. {one.photo.source}", draw(one, searcher, words, text_embeds))
+        (f"{rank}. {Path(one.photo.source).name}", draw(one, searcher, words, text_embeds))
         for rank, one in enumerate(found, start=1)
     ]
     rows = []
@@ -176,7 +228,7 @@ def draw(one: "Found", searcher: "Searcher", words: list[str], text_embeds: "tor
 
 def verify(archive: ArchivePath) -> None:
     """Read every byte of an archive and say what is damaged; exits with 1 if something is."""
-    require_extra()
+    load(require_archive_extra)
     from ..archive.archive import TokenArchive
 
     opened = load(lambda: TokenArchive(archive))

@@ -1,6 +1,7 @@
 """What the commands share: finding photos, loading a checkpoint, and mistakes that end in one line."""
 
 import glob
+import importlib.util
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -59,6 +60,19 @@ def read_labels(given: list[str]) -> list[str]:
     if not any(labels):
         fail('no labels: give some, for instance --labels "road, car, tree"')
     return labels
+
+
+def require_archive_extra(engine: str = "local") -> None:
+    """Raise `ValueError` if the extra `archive`, or `ray` for that engine, is not installed."""
+    if importlib.util.find_spec("pyarrow") is None or importlib.util.find_spec("datasets") is None:
+        raise ValueError('token archives need pyarrow: pip install "transformers_pat[archive]"')
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise ValueError('--engine ray needs Ray Data: pip install "transformers_pat[ray]"')
+
+
+def is_archive(name: str) -> bool:
+    """Whether an input is an archive of tokens and not photos."""
+    return Path(name, "archive.json").is_file()
 
 
 def load(make):

@@ -16,9 +16,10 @@ from ..data.base import read_classes
 from ..data.benchmark import read_class_list
 from ..evaluation import report
 from ..evaluation.evaluator import evaluate_dataset
-from ..evaluation.predictors import ClassPredictor, Source
+from ..evaluation.predictors import ClassPredictor, Source, StoredCodes
 from ..loading import load_checkpoint
 from .arguments import parse_arguments, require_accelerate
+from .common import require_archive_extra
 
 DESCRIPTION = """Segment photos by the class names of their data set, and compare with the masks. The default score,
 "mIoU", is the mean over the classes that occur in the ground truth; "mIoU, absent as 0" also counts, as 0, classes
@@ -46,6 +47,9 @@ class EvaluateConfig:
         default=False,
         metadata={"help": "Similarity of CLIP's patches and the labels, nothing trained.", "aliases": ["--floor"]},
     )
+    archive: str | None = field(
+        default=None, metadata={"help": "Segment from the codes that this archive has of the photos."}
+    )
     synonyms: str | None = field(default=None, metadata={"help": "JSON: data set -> class name -> label to use."})
     seen: str | None = field(
         default=None, metadata={"help": "Score classes seen in training apart: a benchmark, .txt or .tsv."}
@@ -59,8 +63,8 @@ class EvaluateConfig:
     workers: int = field(default=1, metadata={"help": "Worker processes that read photos."})
 
     def __post_init__(self) -> None:
-        if self.codes_only and self.training_free:
-            raise ValueError("--codes_only and --training_free exclude each other")
+        if (self.codes_only, self.training_free, bool(self.archive)).count(True) > 1:
+            raise ValueError("--codes_only, --training_free and --archive exclude each other")
         if bool(self.benchmark) != bool(self.root):
             raise ValueError("--benchmark and --root, the folder of its download, belong together")
 
@@ -87,20 +91,32 @@ def main(argv: list[str] | None = None) -> None:
     # With torchrun on CPUs, accelerate starts separate runs unless cpu=True.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     model.to(accelerator.device)
+    predict_from = open_archive(args.archive, model) if args.archive else args.source
     results = {}
     for name, dataset in datasets.items():
         accelerator.print(f"{name}: {len(dataset)} photos, {len(dataset.names)} classes")
         evaluation = evaluate_dataset(
-            model, processor, dataset, prompts[name], args.source, accelerator, workers=args.workers
+            model, processor, dataset, prompts[name], predict_from, accelerator, workers=args.workers
         )
         results[name] = report.summarize(evaluation, seen)
         if accelerator.is_main_process and args.output:
-            predictor = ClassPredictor(model, processor, dataset, prompts[name], args.source)
+            predictor = ClassPredictor(model, processor, dataset, prompts[name], predict_from)
             report.write_photos(Path(args.output, name.replace(" ", "_")), evaluation, dataset, predictor)
     if accelerator.is_main_process:
         show(args, argv, results, accelerator.device)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def open_archive(path: str, model: PatForSemanticSegmentation) -> StoredCodes:
+    """The codes of an archive; `ValueError` if it is none, or of another checkpoint."""
+    require_archive_extra()
+    from ..archive import TokenArchive
+    from ..archive.tokenizing import describe
+
+    archive = TokenArchive(path)
+    archive.require(describe(model.pat, "the given checkpoint"))
+    return StoredCodes(archive)
 
 
 def read_sources(args: EvaluateConfig) -> list[DataSource]:
@@ -144,7 +160,8 @@ def read_seen(place: str) -> set[str]:
 
 def show(args: EvaluateConfig, argv: list[str], results: dict[str, dict], device: torch.device) -> None:
     """Print the tables, and with --output write results.json and results.md."""
-    title = f"{Path(args.model).name}, {report.SOURCES[args.source]}"
+    source = "archive" if args.archive else args.source
+    title = f"{Path(args.model).name}, {report.SOURCES[source]}"
     console = Console()
     console.print(report.result_table(title, results))
     for name, result in results.items() if args.per_class else ():
@@ -155,7 +172,7 @@ def show(args: EvaluateConfig, argv: list[str], results: dict[str, dict], device
     record = {
         "command": shlex.join(["transformers-pat", "evaluate", *argv]),
         "model": args.model,
-        "source": args.source,
+        "source": source,
         **report.describe_machine(device),
         **report.NOTES,
         "data": results,

@@ -12,7 +12,7 @@ from ..data.base import BadSampleError, SegmentationDataset
 from ..modeling_pat import PatForSemanticSegmentation
 from ..processing_pat import PatProcessor
 from .metrics import Scores, SegmentationMetric, near_boundary
-from .predictors import ClassPredictor, Predictor, Source
+from .predictors import ClassPredictor, Predictor, Source, StoredCodes
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,7 +60,7 @@ def evaluate_dataset(
     processor: PatProcessor,
     dataset: SegmentationDataset,
     prompts: list[str] | None = None,
-    source: Source | Predictor = "pixels",
+    source: Source | Predictor | StoredCodes = "pixels",
     accelerator: "Accelerator | None" = None,
     workers: int = 1,
     progress: bool = True,
@@ -74,7 +74,7 @@ def evaluate_dataset(
         dataset: Photos with masks.
         prompts: Labels to use instead of `dataset.prompts`, as many.
         source: `"pixels"`, the model's forward pass; `"codes"`, segmentation from codes alone; `"training_free"`, the
-            baseline without any training; or your own function, see [`Predictor`].
+            baseline without any training; your own function, see [`Predictor`]; or an archive's [`StoredCodes`].
         accelerator: Process p of N takes the photos p, p + N, ...; every process returns the same.
         workers: Worker processes that read photos, per process.
         progress: Whether the main process shows a progress bar.
@@ -93,7 +93,7 @@ def evaluate_dataset(
             raise item
         index, file_name, pixel_values, labels = item
         photo_metric = SegmentationMetric(metric.num_labels, metric.ignore_index)
-        prediction, labels = predictor(pixel_values, tuple(labels.shape)), labels.to(model.device)
+        prediction, labels = predictor(pixel_values, tuple(labels.shape), file_name), labels.to(model.device)
         photo_metric.update(prediction, labels)
         metric.merge(photo_metric)
         boundary_metric.update(prediction, labels.where(near_boundary(labels), dataset.ignore_index))

@@ -1,7 +1,8 @@
 """How a model turns an image into class logits: from pixels, from codes alone, or as the training-free baseline."""
 
 from collections.abc import Callable
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -9,6 +10,9 @@ from ..data.base import SegmentationDataset
 from ..modeling_pat import PatForSemanticSegmentation
 from ..outputs_pat import PatSegmentationOutput
 from ..processing_pat import PatProcessor
+
+if TYPE_CHECKING:
+    from ..archive import TokenArchive
 
 # Arguments: the model, pixel values (1, 3, H, W) and class embeddings (num_labels, dim).
 Predictor = Callable[[PatForSemanticSegmentation, torch.Tensor, torch.Tensor], PatSegmentationOutput]
@@ -42,6 +46,36 @@ def training_free(
     return PatSegmentationOutput(logits=model.logit_scale.exp() * (dense @ text_embeds.T).permute(0, 3, 1, 2))
 
 
+class StoredCodes:
+    """
+    Segments from the codes that an archive has of a photo; the photo's pixels are not used.
+
+    Args:
+        archive: Made with the model; its photos are found by their file name.
+
+    Raises:
+        ValueError: If two photos of the archive have the same file name.
+    """
+
+    def __init__(self, archive: "TokenArchive"):
+        self.archive, self._photos = archive, {}
+        for photo in archive:
+            if self._photos.setdefault(Path(photo.source).name, photo) is not photo:
+                raise ValueError(f"{archive.path} has two photos called {Path(photo.source).name}")
+
+    def of(self, file_name: str) -> Predictor:
+        """The predictor of one photo; `ValueError` if the archive does not have it."""
+        if file_name not in self._photos:
+            raise ValueError(f"{self.archive.path} has no photo {file_name}: tokenize the data set's photos first")
+        photo = self._photos[file_name]
+
+        def from_archive(model, pixel_values, text_embeds) -> PatSegmentationOutput:
+            size = self.archive.info.pixels(photo.patch_grid)
+            return PatSegmentationOutput(logits=model.segment_codes(photo.to_tensors(), text_embeds, size))
+
+        return from_archive
+
+
 PREDICTORS: dict[str, Predictor] = {"pixels": from_pixels, "codes": from_codes, "training_free": training_free}
 
 
@@ -54,7 +88,7 @@ class ClassPredictor:
         processor: Its processor.
         dataset: Its classes are predicted.
         prompts: Labels to use instead of `dataset.prompts`, as many.
-        source: Name of a predictor, or your own function.
+        source: Name of a predictor, your own function, or an archive's [`StoredCodes`].
     """
 
     @torch.no_grad()
@@ -64,25 +98,27 @@ class ClassPredictor:
         processor: PatProcessor,
         dataset: SegmentationDataset,
         prompts: list[str] | None = None,
-        source: Source | Predictor = "pixels",
+        source: Source | Predictor | StoredCodes = "pixels",
     ):
         self.model, self.processor = model, processor
-        self.predict = source if callable(source) else PREDICTORS[source]
+        self.source = PREDICTORS[source] if isinstance(source, str) else source
         self.text_embeds = model.get_text_embeds(prompts or dataset.prompts, processor)
         self.prompt_classes = torch.tensor(dataset.prompt_classes, device=model.device)
 
     @torch.no_grad()
-    def __call__(self, pixel_values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    def __call__(self, pixel_values: torch.Tensor, size: tuple[int, int], file_name: str = "") -> torch.Tensor:
         """
         Predict the class of every pixel.
 
         Args:
             pixel_values: (1, 3, H, W).
             size: Height and width of the result.
+            file_name: Of the photo, by which [`StoredCodes`] finds it.
 
         Returns:
             (height, width) int64 indices into the data set's `names`.
         """
-        outputs = self.predict(self.model, pixel_values.to(self.model.device), self.text_embeds)
+        predict = self.source.of(file_name) if isinstance(self.source, StoredCodes) else self.source
+        outputs = predict(self.model, pixel_values.to(self.model.device), self.text_embeds)
         (prompt_map,) = self.processor.post_process_semantic_segmentation(outputs, target_sizes=[size])
         return self.prompt_classes[prompt_map]

@@ -34,7 +34,12 @@ NOTES = {
     "mean_iou_with_absent": "classes that are predicted but never true count as 0",
     "boundary_mean_iou": "over the pixels within 1 % of the photo's diagonal of a boundary between labels",
 }
-SOURCES = {"pixels": "from pixels", "codes": "from codes alone", "training_free": "training-free baseline"}
+SOURCES = {
+    "pixels": "from pixels",
+    "codes": "from codes alone",
+    "training_free": "training-free baseline",
+    "archive": "from an archive's codes",
+}
 WORST_PHOTOS = 12
 SHEET_PHOTO_WIDTH = 400
 
@@ -165,7 +170,7 @@ def _draw_row(sample: Sample, dataset: SegmentationDataset, predictor: ClassPred
     assert sample.labels is not None  # only photos with masks are scored
     pixel_values = predictor.processor(images=[sample.image], return_tensors="pt").pixel_values
     height = max(1, round(SHEET_PHOTO_WIDTH * sample.image.height / sample.image.width))
-    prediction = predictor(pixel_values, (height, SHEET_PHOTO_WIDTH)).cpu().numpy()
+    prediction = predictor(pixel_values, (height, SHEET_PHOTO_WIDTH), sample.file_name).cpu().numpy()
     rows = np.arange(height) * sample.image.height // height
     columns = np.arange(SHEET_PHOTO_WIDTH) * sample.image.width // SHEET_PHOTO_WIDTH
     truth = sample.labels[np.ix_(rows, columns)]
