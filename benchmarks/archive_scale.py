@@ -9,6 +9,7 @@ are enough; WORK keeps the result, so that a second call only measures.
 
 import resource
 import time
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Annotated
@@ -36,8 +37,7 @@ def change(photo: TokenizedPhoto, number: int, info: ArchiveInfo) -> TokenizedPh
     for codes, size in zip(photo.codes, info.codebook_sizes, strict=True):
         shifted = np.roll(codes, rng.integers(codes.shape[1]), axis=1)
         levels.append(np.where(rng.random(codes.shape) < EXCHANGED, rng.integers(0, size, codes.shape), shifted))
-    source = f"{number:08d}.jpg"
-    return TokenizedPhoto(source, rng.bytes(32), photo.width, photo.height, photo.patch_grid, tuple(levels))
+    return replace(photo, source=f"{number:08d}.jpg", sha256=rng.bytes(32), codes=tuple(levels))
 
 
 def grow(real: TokenArchive, path: Path, photos: int) -> TokenArchive:

@@ -1,6 +1,7 @@
 """From a photo to tokens and back: reconstructions by number of levels, with their bits and errors."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ class Reconstruction:
     num_levels: int
     codes: torch.Tensor  # (rows, columns) int64, of the finest of these levels
     image: Image.Image  # RGB
-    psnr: float  # to the photo at the same size, in dB
+    psnr: float  # to the photo at the same size, in dB; NaN without the photo
     bits_per_pixel: float  # of these levels, without entropy coding
 
 
@@ -33,16 +34,37 @@ def reconstruct(
         The photo at the model's size, and a [`Reconstruction`] for each number of levels.
     """
     pixel_values = processor(images=[photo], return_tensors="pt")["pixel_values"].to(model.device)
-    height, width = pixel_values.shape[-2:]
     original = to_image(pixel_values[0], processor)
     codes = model.encode(pixel_values).codes
+    return original, reconstruct_codes(model, processor, codes, tuple(pixel_values.shape[-2:]), original)
+
+
+@torch.inference_mode()
+def reconstruct_codes(
+    model: PatModel,
+    processor: PatProcessor,
+    codes: Sequence[torch.Tensor],
+    size: tuple[int, int],
+    original: Image.Image | None = None,
+) -> list[Reconstruction]:
+    """
+    Decode one photo's codes from 1, 2, ... levels.
+
+    Args:
+        model: The checkpoint that made the codes.
+        processor: Its processor.
+        codes: (1, rows, columns) int64 of each level.
+        size: Height and width in pixels that were encoded.
+        original: The photo at that size, to compare with.
+    """
     bits, results = 0.0, []
-    for num_levels, (level, size) in enumerate(zip(codes, model.config.codebook_sizes, strict=True), 1):
-        bits += level.numel() * math.log2(size)
-        pixels = model.decode(codes, num_levels=num_levels, output_size=(height, width))
+    for num_levels, (level, codebook_size) in enumerate(zip(codes, model.config.codebook_sizes, strict=True), 1):
+        bits += level.numel() * math.log2(codebook_size)
+        pixels = model.decode(codes, num_levels=num_levels, output_size=size)
         image = to_image(pixels[0], processor)
-        results.append(Reconstruction(num_levels, level[0], image, psnr(original, image), bits / (height * width)))
-    return original, results
+        error = math.nan if original is None else psnr(original, image)
+        results.append(Reconstruction(num_levels, level[0], image, error, bits / (size[0] * size[1])))
+    return results
 
 
 def to_image(pixel_values: torch.Tensor, processor: PatProcessor) -> Image.Image:

@@ -113,13 +113,13 @@ def overlay(image: Image.Image, label_map: np.ndarray, labels: Sequence[str], op
 
 
 def reconstruction_sheet(
-    original: Image.Image, reconstructions: Sequence[Image.Image], captions: Sequence[str] | None = None
+    original: Image.Image | None, reconstructions: Sequence[Image.Image], captions: Sequence[str] | None = None
 ) -> Image.Image:
     """
     Draw a photo and its reconstructions in a grid of a screen's shape, each with a caption.
 
     Args:
-        original: The photo.
+        original: The photo; None if there are only its codes.
         reconstructions: Pictures decoded from 1, 2, ... levels of codes, resized to the photo's size.
         captions: One per reconstruction; by default the number of levels.
 
@@ -130,23 +130,25 @@ def reconstruction_sheet(
         captions = [f"{count} level{'s' if count > 1 else ''}" for count in range(1, len(reconstructions) + 1)]
     if not reconstructions or len(captions) != len(reconstructions):
         raise ValueError(f"Got {len(reconstructions)} reconstructions and {len(captions)} captions.")
-    pictures = [to_rgb(picture).resize(original.size, Image.Resampling.BICUBIC) for picture in reconstructions]
-    cell_width = max(original.width, NARROWEST_CANVAS // 2)
-    unit = min(_unit(*original.size), cell_width / 10)
+    named = list(zip(captions, reconstructions, strict=True))
+    if original is not None:
+        named.insert(0, ("original", original))
+    width, height = named[0][1].size
+    cell_width = max(width, NARROWEST_CANVAS // 2)
+    unit = min(_unit(width, height), cell_width / 10)
     font, gap = _load_font(unit, captions), max(2, round(unit / 2))
-    cell_height = original.height + round(unit * 1.8)
-    count = len(pictures) + 1
+    cell_height = height + round(unit * 1.8)
+    count = len(named)
     columns = _grid_columns(count, cell_width / cell_height)
     size = (columns * (cell_width + gap) + gap, -(-count // columns) * (cell_height + gap) + gap)
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    cells = zip(["original", *captions], [to_rgb(original), *pictures], strict=True)
-    for index, (caption, picture) in enumerate(cells):
+    for index, (caption, picture) in enumerate(named):
         left = gap + index % columns * (cell_width + gap)
         top = gap + index // columns * (cell_height + gap)
-        sheet.paste(picture, (left, top))
+        sheet.paste(to_rgb(picture).resize((width, height), Image.Resampling.BICUBIC), (left, top))
         text = _shorten(caption, font, cell_width)
-        draw.text((left, top + original.height + unit * 0.9), text, fill=INK, font=font, anchor="lm")
+        draw.text((left, top + height + unit * 0.9), text, fill=INK, font=font, anchor="lm")
     return sheet
 
 

@@ -15,7 +15,7 @@ def photo(number: int, patch_grid=(3, 5), info=INFO) -> TokenizedPhoto:
     rng = np.random.default_rng(number)
     grids = zip(info.grids(patch_grid), info.codebook_sizes, strict=True)
     codes = tuple(rng.integers(0, size, grid) for grid, size in grids)
-    return TokenizedPhoto(f"photos/{number}.jpg", bytes([number % 256] * 32), 640, 480, patch_grid, codes)
+    return TokenizedPhoto(f"photos/{number}.jpg", bytes([number % 256] * 32), 640, 480, 16, patch_grid, codes)
 
 
 def same(one: TokenizedPhoto, other: TokenizedPhoto) -> bool:

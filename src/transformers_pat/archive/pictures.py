@@ -10,7 +10,7 @@ from ..image_io_pat import load_photo, to_rgb
 from ..modeling_pat import PatModel
 from ..processing_pat import PatProcessor
 from ..reconstruction import to_image
-from .shards import ArchiveInfo, TokenizedPhoto
+from .shards import TokenizedPhoto
 from .sources import PhotoSource, read_file
 
 
@@ -27,8 +27,8 @@ def find_photo(photo: TokenizedPhoto, read: PhotoSource = read_file) -> Image.Im
 
 @torch.inference_mode()
 def decode_photo(
-    photo: TokenizedPhoto, info: ArchiveInfo, model: PatModel, processor: PatProcessor, num_levels: int | None = None
+    photo: TokenizedPhoto, model: PatModel, processor: PatProcessor, num_levels: int | None = None
 ) -> Image.Image:
     """What the codes of the coarsest `num_levels` levels (default: all) decode to, at the model's size."""
-    pixels = model.decode(photo.to_tensors(), num_levels, output_size=info.pixels(photo.patch_grid))
+    pixels = model.decode(photo.to_tensors(), num_levels, output_size=photo.pixels)
     return to_image(pixels[0], processor)

@@ -116,7 +116,7 @@ class Searcher:
 
     def segment(self, photo: TokenizedPhoto, text_embeds: torch.Tensor) -> torch.Tensor:
         """Logits (1, num_labels, rows, columns) of a photo from its codes."""
-        return self.model.segment_codes(photo.to_tensors(), text_embeds, self.archive.info.pixels(photo.patch_grid))
+        return self.model.segment_codes(photo.to_tensors(), text_embeds, photo.pixels)
 
 
 def best_of(ranked: Iterable[list[Candidate]], count: int) -> list[Candidate]:

@@ -75,10 +75,6 @@ class ArchiveInfo:
         """Rows and columns of codes of each level, of a photo of so many patches."""
         return [level_grid(patch_grid, stride) for stride in self.level_strides]
 
-    def pixels(self, patch_grid: tuple[int, int]) -> tuple[int, int]:
-        """Height and width in pixels of so many patches."""
-        return patch_grid[0] * self.patch_size, patch_grid[1] * self.patch_size
-
     @property
     def schema(self) -> pa.Schema:
         """Columns of a shard; docs/archive.md explains them."""
@@ -99,6 +95,7 @@ class TokenizedPhoto:
         source: Where it came from: path, URL or number of a row.
         sha256: Hash of the file, 32 bytes; for a photo without a file of its pixels.
         width, height: Size of the upright photo in pixels.
+        patch_size: Side of a patch in pixels.
         patch_grid: Rows and columns of patches that the tokenizer saw.
         codes: (rows, columns) integers of each level, coarsest first.
     """
@@ -107,8 +104,18 @@ class TokenizedPhoto:
     sha256: bytes
     width: int
     height: int
+    patch_size: int
     patch_grid: tuple[int, int]
     codes: tuple[np.ndarray, ...]
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width in pixels that the tokenizer saw."""
+        return self.patch_grid[0] * self.patch_size, self.patch_grid[1] * self.patch_size
+
+    def to_pipeline(self) -> dict[str, Any]:
+        """What the segmentation pipeline takes in place of the photo; its masks have the photo's size."""
+        return {"codes": self.codes, "size": (self.height, self.width), "output_size": self.pixels}
 
     def to_tensors(self) -> list[torch.Tensor]:
         """The codes as the model takes them, (1, rows, columns) int64 per level."""
@@ -149,7 +156,9 @@ def _to_photo(row: dict[str, Any], info: ArchiveInfo) -> TokenizedPhoto:
     patch_grid = (row["grid_height"], row["grid_width"])
     levels = unpack_levels([[row[f"codes_{level}"]] for level in range(len(info.bits))], patch_grid, info)
     codes = tuple(level[0] for level in levels)
-    return TokenizedPhoto(row["source"], row["sha256"], row["width"], row["height"], patch_grid, codes)
+    return TokenizedPhoto(
+        row["source"], row["sha256"], row["width"], row["height"], info.patch_size, patch_grid, codes
+    )
 
 
 def unpack_levels(packed: list[list[bytes]], patch_grid: tuple[int, int], info: ArchiveInfo) -> list[np.ndarray]:

@@ -47,8 +47,7 @@ class CodeTables:
         indices: list[list[torch.Tensor]] = [[] for _ in strides]
         for photo in photos:
             codes = photo.to_tensors()
-            size = info.pixels(photo.patch_grid)
-            targets.append(model.get_patch_embeds(codes, output_size=size)[0].flatten(0, 1).float())
+            targets.append(model.get_patch_embeds(codes, output_size=photo.pixels)[0].flatten(0, 1).float())
             for level, stride in enumerate(strides):
                 indices[level].append(cells_of_patches(codes[level], stride, photo.patch_grid)[0])
         if not targets:

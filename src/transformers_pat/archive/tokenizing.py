@@ -164,10 +164,11 @@ class Tokenizer:
         """Photos of one size."""
         pixel_values = torch.stack([photo.pixel_values for _, photo in group]).to(self.model.device)
         codes = [level.cpu().numpy() for level in self.model.encode(pixel_values).codes]
-        rows, columns = (-(-side // self.model.config.vision_config.patch_size) for side in pixel_values.shape[-2:])
+        patch_size = self.model.config.vision_config.patch_size
+        rows, columns = (-(-side // patch_size) for side in pixel_values.shape[-2:])
         for row, (index, photo) in enumerate(group):
             of_photo = tuple(level[row] for level in codes)
-            yield index, TokenizedPhoto(photo.source, photo.sha256, *photo.size, (rows, columns), of_photo)
+            yield index, TokenizedPhoto(photo.source, photo.sha256, *photo.size, patch_size, (rows, columns), of_photo)
 
 
 def tokenize(archive: TokenArchive, tokenizer: Tokenizer, parts: Sequence[Part], progress: bool = True) -> None:

@@ -1,19 +1,26 @@
 """The command line. This file has `segment` and `reconstruct` and lists all other commands."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .. import __version__
 from .archive import query, tokenize, verify
-from .common import ModelName, console, errors, fail, find_images, load, make_folder, print_line, read_labels
+from .codes import codes
+from .common import (
+    ModelName,
+    console,
+    load,
+    make_folder,
+    read_labels,
+)
+from .jobs import Job, check_archives, plan_jobs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +33,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-Images = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files, folders or globs.", show_default=False)]
+Images = Annotated[
+    list[str], typer.Argument(metavar="IMAGE", help="Files, folders, globs, archives of tokens.", show_default=False)
+]
 OutputFolder = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the results go.")]
 
 
@@ -88,6 +97,7 @@ def segment(
     from .photos import Segmenter
 
     segmenter = load(lambda: Segmenter(model, words, background, templates, window))
+    check_archives(jobs, segmenter.pipeline.model.pat, window)
     make_folder(output)
     for batch in jobs.batches(batch_size):
         photos = [(job, photo) for job in batch if (photo := jobs.open(job)) is not None]
@@ -95,7 +105,7 @@ def segment(
             continue
         results = segmenter([photo for _, photo in photos])
         for (job, photo), (label_map, regions) in zip(photos, results, strict=True):
-            jobs.save(write_segmentation, job, photo, label_map, regions, model)
+            jobs.save(write_segmentation, job, segmenter.picture(photo), label_map, regions, model)
             console.print(segmentation_table(job, regions))
     jobs.finish(output)
 
@@ -112,6 +122,7 @@ def reconstruct(images: Images, model: ModelName = "pat-nano", output: OutputFol
     from .photos import Reconstructor
 
     reconstructor = load(lambda: Reconstructor(model))
+    check_archives(jobs, reconstructor.model)
     make_folder(output)
     for (job,) in jobs.batches(1):
         photo = jobs.open(job)
@@ -153,99 +164,8 @@ def check_data(context: typer.Context) -> None:
     main(context.args)
 
 
-for command in (tokenize, query, verify):
+for command in (tokenize, query, verify, codes):
     app.command()(command)
-
-
-# What to work on
-
-
-@dataclass(frozen=True)
-class Job:
-    """One photo, and where its results go: `target` plus an ending."""
-
-    source: Path
-    target: Path
-
-    def path(self, ending: str) -> Path:
-        """Path of one result."""
-        return self.target.with_name(self.target.name + ending)
-
-
-@dataclass
-class Jobs:
-    """The photos of one command, and what went wrong with some of them."""
-
-    jobs: list[Job]
-    num_done: int = 0
-    num_failed: int = 0
-
-    def batches(self, size: int) -> Iterator[list[Job]]:
-        """The jobs, `size` at a time, under a progress bar if there are several."""
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=len(self.jobs) < 2) as progress:
-            task = progress.add_task("Photos", total=len(self.jobs))
-            for start in range(0, len(self.jobs), size):
-                batch = self.jobs[start : start + size]
-                yield batch
-                progress.advance(task, len(batch))
-
-    def open(self, job: Job) -> "Image | None":
-        """The photo, or None, reported and counted, if it can't be read."""
-        from ..image_io_pat import load_photo
-
-        try:
-            return load_photo(job.source)
-        except ValueError as error:
-            self.skip(str(error))
-            return None
-
-    def skip(self, reason: str) -> None:
-        """Report and count a photo that can't be read."""
-        print_line(errors, f"Skipped: {reason}")
-        self.num_failed += 1
-
-    def save(self, write, job: Job, *args) -> None:
-        """Call `write(job, *args)`; a full disk or a forbidden folder ends the command with one line."""
-        try:
-            write(job, *args)
-        except OSError as error:
-            fail(f"can't write the results of {job.source.name}: {error}", code=1)
-        self.num_done += 1
-
-    def finish(self, output: Path) -> None:
-        """Say where the results are; exit with 1 if some photos failed."""
-        num_photos = self.num_done + self.num_failed
-        print_line(console, f"{self.num_done} of {num_photos} photos done; results in {output}")
-        if self.num_failed:
-            raise typer.Exit(1)
-
-
-def plan_jobs(inputs: list[str], output: Path, endings: tuple[str, ...]) -> Jobs:
-    """
-    Files, folders (their direct children) and globs as jobs, each with names of its own for its results.
-
-    Exits with 2 if nothing is found or a folder of photos would fill with results.
-    """
-    if any(Path(name).is_dir() and Path(name).resolve() == output.resolve() for name in inputs):
-        fail(f"{output} holds the photos: choose another folder with --output.")
-    found, missing = find_images(inputs)
-    if not found:
-        fail(f"no images found: {', '.join(inputs)}")
-    sources = {path.resolve() for path in found}
-    taken: set[str] = set()
-    jobs = []
-    for path in found:
-        number, name = 1, path.stem
-        while name.casefold() in taken or any((output / (name + end)).resolve() in sources for end in endings):
-            number += 1
-            name = f"{path.stem}-{number}"
-        taken.add(name.casefold())
-        jobs.append(Job(path, output / name))
-    planned = Jobs(jobs)
-    for name in missing:
-        planned.skip(f"no such image: {name}")
-    return planned
 
 
 # What to say and to write
@@ -271,11 +191,11 @@ def write_segmentation(job: Job, photo: "Image", label_map: "np.ndarray", region
     job.path(".json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_reconstruction(job: Job, original: "Image", rows: "list[Reconstruction]") -> None:
+def write_reconstruction(job: Job, original: "Image | None", rows: "list[Reconstruction]") -> None:
     """Write the photo beside its reconstructions."""
     from ..visualization import reconstruction_sheet
 
-    captions = [f"{levels(row.num_levels)}, {row.psnr:.1f} dB, {row.bits_per_pixel:.3f} bits/pixel" for row in rows]
+    captions = [f"{levels(row.num_levels)}, {psnr_text(row)} dB, {row.bits_per_pixel:.3f} bits/pixel" for row in rows]
     reconstruction_sheet(original, [row.image for row in rows], captions).save(job.path("_reconstruction.png"))
 
 
@@ -294,8 +214,13 @@ def reconstruction_table(job: Job, rows: "list[Reconstruction]") -> Table:
     """PSNR and bits per pixel by number of levels."""
     table = new_table(job, "Tokens", "PSNR (dB)", "Bits per pixel")
     for row in rows:
-        table.add_row(levels(row.num_levels), f"{row.psnr:.1f}", f"{row.bits_per_pixel:.3f}")
+        table.add_row(levels(row.num_levels), psnr_text(row), f"{row.bits_per_pixel:.3f}")
     return table
+
+
+def psnr_text(row: "Reconstruction") -> str:
+    """PSNR with one decimal; a question mark where there is no photo to compare with."""
+    return "?" if math.isnan(row.psnr) else f"{row.psnr:.1f}"
 
 
 def new_table(job: Job, first: str, *others: str) -> Table:

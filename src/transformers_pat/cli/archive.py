@@ -46,7 +46,7 @@ def tokenize(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Photos of a data set that `datasets` loads.", show_default=False),
+        typer.Option(metavar="NAME", help="Photos of a data set of `datasets`.", show_default=False),
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Split of --dataset.")] = "train",
     image_column: Annotated[str, typer.Option(metavar="NAME", help="Column of --dataset.")] = "image",
@@ -218,7 +218,7 @@ def draw(one: "Found", searcher: "Searcher", words: list[str], text_embeds: "tor
 
     picture = find_photo(one.photo)
     if picture is None:
-        picture = decode_photo(one.photo, searcher.archive.info, searcher.model.pat, searcher.processor)
+        picture = decode_photo(one.photo, searcher.model.pat, searcher.processor)
     size = (SHEET_WIDTH, round(SHEET_WIDTH * picture.height / picture.width))
     with torch.inference_mode():
         logits = searcher.segment(one.photo, text_embeds)[0]

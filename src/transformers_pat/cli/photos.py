@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 from PIL import Image
@@ -10,7 +11,13 @@ from ..loading import load_checkpoint
 from ..modeling_pat import PatForSemanticSegmentation, PatModel
 from ..pipeline_pat import PatSegmentationPipeline
 from ..prompts_pat import BACKGROUND, LEARNED, check_labels, resolve_templates, split_candidate_labels
-from ..reconstruction import Reconstruction, reconstruct
+from ..reconstruction import Reconstruction, reconstruct, reconstruct_codes
+
+if TYPE_CHECKING:
+    from ..archive import TokenizedPhoto
+
+# A photo, or its codes in an archive.
+Photo = Union[Image.Image, "TokenizedPhoto"]
 
 
 @dataclass
@@ -79,12 +86,22 @@ class Segmenter:
             window_size=window,
         )
 
-    def __call__(self, photos: Sequence[Image.Image]) -> list[tuple[np.ndarray, list[Region]]]:
+    def __call__(self, photos: Sequence[Photo]) -> list[tuple[np.ndarray, list[Region]]]:
         """Label map of each photo, (H, W) int64 indices into `labels`, and a [`Region`] for each label, in order."""
-        found = self.pipeline(list(photos), batch_size=len(photos))
+        inputs = [photo if isinstance(photo, Image.Image) else photo.to_pipeline() for photo in photos]
+        found = self.pipeline(inputs, batch_size=len(photos))
         return [self._merge(photo, masks) for photo, masks in zip(photos, found, strict=True)]
 
-    def _merge(self, photo: Image.Image, masks: list[dict]) -> tuple[np.ndarray, list[Region]]:
+    def picture(self, photo: Photo) -> Image.Image:
+        """What to draw masks on: the photo, or what its codes decode to, at the photo's size."""
+        if isinstance(photo, Image.Image):
+            return photo
+        from ..archive.pictures import decode_photo, find_photo
+
+        picture = find_photo(photo) or decode_photo(photo, self.pipeline.model.pat, self.pipeline.processor)
+        return picture.resize((photo.width, photo.height))
+
+    def _merge(self, photo: Photo, masks: list[dict]) -> tuple[np.ndarray, list[Region]]:
         label_map = np.zeros((photo.height, photo.width), dtype=np.int64)
         regions = [Region(index, label, 0.0, None) for index, label in enumerate(self.labels)]
         for found in masks:
@@ -110,9 +127,16 @@ class Reconstructor:
     def __init__(self, checkpoint: str):
         self.model, self.processor = load_checkpoint(PatModel, checkpoint)
 
-    def __call__(self, photo: Image.Image) -> tuple[Image.Image, list[Reconstruction]]:
-        """See [`reconstruct`]."""
-        return reconstruct(self.model, self.processor, photo)
+    def __call__(self, photo: Photo) -> tuple[Image.Image | None, list[Reconstruction]]:
+        """The photo at the model's size, None if only its codes are left; and its reconstructions."""
+        if isinstance(photo, Image.Image):
+            return reconstruct(self.model, self.processor, photo)
+        from ..archive.pictures import find_photo
+
+        height, width = photo.pixels
+        original = find_photo(photo)
+        original = original and original.resize((width, height), Image.Resampling.BICUBIC)
+        return original, reconstruct_codes(self.model, self.processor, photo.to_tensors(), photo.pixels, original)
 
 
 def parse_background(background: str | None) -> str | float | list[str] | None:

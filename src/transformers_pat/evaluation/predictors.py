@@ -12,7 +12,7 @@ from ..outputs_pat import PatSegmentationOutput
 from ..processing_pat import PatProcessor
 
 if TYPE_CHECKING:
-    from ..archive import TokenArchive
+    from ..archive import TokenArchive, TokenizedPhoto
 
 # Arguments: the model, pixel values (1, 3, H, W) and class embeddings (num_labels, dim).
 Predictor = Callable[[PatForSemanticSegmentation, torch.Tensor, torch.Tensor], PatSegmentationOutput]
@@ -58,7 +58,8 @@ class StoredCodes:
     """
 
     def __init__(self, archive: "TokenArchive"):
-        self.archive, self._photos = archive, {}
+        self.archive = archive
+        self._photos: dict[str, TokenizedPhoto] = {}
         for photo in archive:
             if self._photos.setdefault(Path(photo.source).name, photo) is not photo:
                 raise ValueError(f"{archive.path} has two photos called {Path(photo.source).name}")
@@ -70,8 +71,7 @@ class StoredCodes:
         photo = self._photos[file_name]
 
         def from_archive(model, pixel_values, text_embeds) -> PatSegmentationOutput:
-            size = self.archive.info.pixels(photo.patch_grid)
-            return PatSegmentationOutput(logits=model.segment_codes(photo.to_tensors(), text_embeds, size))
+            return PatSegmentationOutput(logits=model.segment_codes(photo.to_tensors(), text_embeds, photo.pixels))
 
         return from_archive
 

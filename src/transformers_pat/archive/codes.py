@@ -1,0 +1,108 @@
+"""Seeing codes: what each level's codes look like, which words they are nearest to, and where they occur."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .shards import TokenizedPhoto
+from .tables import CodeTables
+
+PATCH_SIDE = 64
+
+
+@dataclass
+class Code:
+    """
+    One code of a level.
+
+    Args:
+        index: Its index in the codebook.
+        share: Its share of the level's cells in the photos, 0 to 1.
+        words: The words nearest to it, nearest first.
+        patches: Cells that have it, each with its surroundings, 64 by 64 pixels.
+    """
+
+    index: int
+    share: float
+    words: list[str]
+    patches: list[Image.Image]
+
+
+def frequent_codes(
+    level: int,
+    photos: Sequence[TokenizedPhoto],
+    pictures: Sequence[Image.Image],
+    tables: CodeTables,
+    text_embeds: torch.Tensor,
+    words: Sequence[str],
+    count: int = 12,
+    patches: int = 12,
+) -> list[Code]:
+    """
+    The codes of a level that occur most.
+
+    Args:
+        level: The level, 0 being the coarsest.
+        photos: Photos of one checkpoint.
+        pictures: What they look like, of any size.
+        tables: Fitted to the photos.
+        text_embeds: (num_words, projection_dim) of the words.
+        words: Words to compare with. The nearest are those whose similarity a code raises most.
+        count: How many codes.
+        patches: How many cells of each.
+    """
+    cells = np.concatenate([photo.codes[level].ravel() for photo in photos])
+    counts = np.bincount(cells, minlength=len(tables.embeds[level]))
+    raised = tables.scores(text_embeds)[0][level]
+    nearest = raised.argsort(dim=1, descending=True)[:, :2].tolist()
+    frequent = np.argsort(-counts, kind="stable")[:count]
+    return [
+        Code(
+            int(code),
+            counts[code] / len(cells),
+            [words[word] for word in nearest[code]],
+            _patches(int(code), level, photos, pictures, patches),
+        )
+        for code in frequent
+        if counts[code]
+    ]
+
+
+def code_map(codes: np.ndarray, shown: Sequence[Code], size: tuple[int, int]) -> np.ndarray:
+    """
+    Where the shown codes are, (height, width) indices into them; len(shown) for all others.
+
+    Args:
+        codes: (rows, columns) of a level.
+        shown: The codes.
+        size: Height and width of the map.
+    """
+    index_of = {code.index: number for number, code in enumerate(shown)}
+    indices = np.vectorize(lambda code: index_of.get(int(code), len(shown)), otypes=[np.int64])(codes)
+    rows, columns = (np.arange(side) * cells // side for side, cells in zip(size, codes.shape, strict=True))
+    return indices[np.ix_(rows, columns)]
+
+
+def _patches(
+    code: int, level: int, photos: Sequence[TokenizedPhoto], pictures: Sequence[Image.Image], count: int
+) -> list[Image.Image]:
+    """Cells of a code, spread over all places that have it, each in the middle of three by three."""
+    places = [
+        (number, row, column)
+        for number, photo in enumerate(photos)
+        for row, column in np.argwhere(photo.codes[level] == code).tolist()
+    ]
+    chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
+    return [
+        _patch(pictures[places[one][0]], photos[places[one][0]].codes[level].shape, *places[one][1:]) for one in chosen
+    ]
+
+
+def _patch(picture: Image.Image, grid: tuple[int, ...], row: int, column: int) -> Image.Image:
+    height, width = picture.height / grid[0], picture.width / grid[1]
+    left, top = round((column - 1) * width), round((row - 1) * height)
+    box = (left, top, left + round(3 * width), top + round(3 * height))
+    return picture.crop(box).resize((PATCH_SIDE, PATCH_SIDE), Image.Resampling.BICUBIC)

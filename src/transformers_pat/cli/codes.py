@@ -1,0 +1,120 @@
+"""`transformers-pat codes`: pictures of what a checkpoint's codes stand for."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .common import ModelName, console, fail, load, make_folder, print_line, read_labels, require_archive_extra
+from .jobs import check_archives, plan_jobs
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..archive import TokenizedPhoto
+    from ..modeling_pat import PatModel
+    from ..processing_pat import PatProcessor
+
+MAP_WIDTH = 480
+MOST_PHOTOS = 500
+
+
+def codes(
+    images: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE", help="Files, folders, globs, archives: 500 photos at most."),
+    ],
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORDS|FILE.txt", help="Words to compare with; COCO-Stuff's 171 by default.", show_default=False
+        ),
+    ] = None,
+    model: ModelName = "pat-nano",
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder of the pictures.")] = Path(
+        "pat-output"
+    ),
+    count: Annotated[int, typer.Option(metavar="N", min=1, max=30, help="Codes per level.")] = 12,
+) -> None:
+    """
+    See what the codes of each level stand for.
+
+    Writes for each level level_N.jpg, the codes that occur most with the words nearest to them and cells that have
+    them, and level_N_where.jpg, where they occur in the first four photos.
+    """
+    load(require_archive_extra)
+    jobs = plan_jobs(images, output, ("_where.jpg",))
+    from ..archive.codes import frequent_codes
+    from ..archive.tables import CodeTables
+    from ..archive.tokenizing import describe
+    from ..loading import load_checkpoint
+    from ..modeling_pat import PatForSemanticSegmentation
+    from ..visualization import contact_sheet, format_share
+
+    words = read_labels(labels) if labels else default_words()
+    segmenter, processor = load(lambda: load_checkpoint(PatForSemanticSegmentation, model))
+    check_archives(jobs, segmenter.pat)
+    photos: list[TokenizedPhoto] = []
+    pictures: list[Image] = []
+    for (job,) in jobs.batches(1):
+        if len(photos) < MOST_PHOTOS and (photo := jobs.open(job)) is not None:
+            stored, picture = tokenize_one(photo, segmenter.pat, processor)
+            photos.append(stored)
+            pictures.append(picture)
+            jobs.num_done += 1
+    if not photos:
+        fail("no photo could be read", code=1)
+    text_embeds = load(lambda: segmenter.get_text_embeds(words, processor)).detach()
+    tables = CodeTables.fit(segmenter.pat, describe(segmenter.pat, model), photos)
+    make_folder(output)
+    for level in range(segmenter.config.num_levels):
+        shown = frequent_codes(level, photos, pictures, tables, text_embeds, words, count)
+        rows = [
+            (f"code {code.index}: {format_share(code.share)} of the cells; {', '.join(code.words)}", code.patches)
+            for code in shown
+        ]
+        contact_sheet(rows).save(output / f"level_{level + 1}.jpg", quality=90)
+        maps = [draw_map(photo, picture, level, shown) for photo, picture in zip(photos[:4], pictures, strict=False)]
+        contact_sheet([(f"level {level + 1}", maps)]).save(output / f"level_{level + 1}_where.jpg", quality=90)
+        print_line(console, f"level {level + 1}: {output}/level_{level + 1}.jpg and level_{level + 1}_where.jpg")
+    jobs.finish(output)
+
+
+def default_words() -> list[str]:
+    """The names of COCO-Stuff's classes."""
+    from ..data import BENCHMARKS
+    from ..data.benchmark import read_class_list
+
+    return [row["name"] for row in read_class_list(BENCHMARKS["coco_stuff_171"].classes)]
+
+
+def tokenize_one(
+    photo: "Image | TokenizedPhoto", model: "PatModel", processor: "PatProcessor"
+) -> "tuple[TokenizedPhoto, Image]":
+    """A photo's codes, and what it looks like at the model's size."""
+    import torch
+    from PIL.Image import Image
+
+    from ..archive import TokenizedPhoto
+    from ..archive.pictures import decode_photo, find_photo
+    from ..reconstruction import to_image
+
+    if not isinstance(photo, Image):
+        return photo, find_photo(photo) or decode_photo(photo, model, processor)
+    pixel_values = processor(images=[photo], return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        levels = tuple(level[0].cpu().numpy() for level in model.encode(pixel_values.to(model.device)).codes)
+    patch_size = model.config.vision_config.patch_size
+    patch_grid = (-(-pixel_values.shape[2] // patch_size), -(-pixel_values.shape[3] // patch_size))
+    stored = TokenizedPhoto("", b"", *photo.size, patch_size, patch_grid, levels)
+    return stored, to_image(pixel_values[0], processor)
+
+
+def draw_map(photo: "TokenizedPhoto", picture: "Image", level: int, shown: list) -> "Image":
+    """A photo with the cells of the shown codes coloured."""
+    from ..archive.codes import code_map
+    from ..visualization import overlay
+
+    size = (round(MAP_WIDTH * picture.height / picture.width), MAP_WIDTH)
+    labels = [*(f"{code.index} ({code.words[0]})" for code in shown), "other codes"]
+    return overlay(picture.resize(size[::-1]), code_map(photo.codes[level], shown, size), labels)
