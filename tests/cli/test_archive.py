@@ -1,13 +1,17 @@
 """`transformers-pat tokenize`, `query` and `verify`."""
 
+import csv
 import json
 from pathlib import Path
 
+import datasets
 import duckdb
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from transformers_pat.archive import TokenArchive
 from transformers_pat.cli.app import app
 
 from ..support.tiny import photo
@@ -68,6 +72,62 @@ def test_a_list_on_standard_input_and_photos_that_can_not_be_read(run):
     assert "1 photos could not be read" in result.output
 
 
+def test_photos_of_a_dataset(run):
+    rows = {"picture": [str(path) for path in sorted(Path("photos").iterdir())]}
+    datasets.Dataset.from_dict(rows).cast_column("picture", datasets.Image()).save_to_disk("rows")
+    result = run("tokenize", "--dataset", "rows", "--image-column", "picture", "--output", "archive")
+    assert result.exit_code == 0 and "archive holds 6 photos" in result.output
+    run("tokenize", "photos", "--output", "files")
+    by_row, by_file = list(TokenArchive("archive")), list(TokenArchive("files"))
+    assert [one.source for one in by_row] == [f"rows:train:{row}" for row in range(6)]
+    for one, other in zip(by_row, by_file, strict=True):
+        assert one.sha256 == other.sha256 and all(map(np.array_equal, one.codes, other.codes))
+
+
+def test_results_as_csv(run):
+    run("tokenize", "photos", "--output", "archive")
+    run("query", "archive", "road", "car", "--min-share", 0, "--output", "found")
+    facts = json.loads(Path("found/results.json").read_text())
+    with Path("found/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["source"] for row in rows] == [fact["source"] for fact in facts]
+    assert float(rows[0]["car"]) == facts[0]["shares"]["car"]
+
+
+def test_segment_an_archive(run):
+    run("tokenize", "photos", "--output", "archive")
+    result = run("segment", "archive", "--labels", "road, car", "--background", "learned", "--output", "codes")
+    assert result.exit_code == 0 and "6 of 6 photos done" in result.output
+    facts = json.loads(Path("codes/3.json").read_text())
+    assert (facts["width"], facts["height"]) == photo(seed=3).size
+    assert sum(label["share"] for label in facts["labels"]) == pytest.approx(1, abs=1e-4)
+    with Image.open("codes/3_labels.png") as masks:
+        assert masks.size == photo(seed=3).size
+    # Without the photos: the same masks, on what the codes decode to.
+    for path in Path("photos").iterdir():
+        path.unlink()
+    run("segment", "archive", "--labels", "road, car", "--background", "learned", "--output", "alone")
+    assert Path("codes/3_labels.png").read_bytes() == Path("alone/3_labels.png").read_bytes()
+    assert Path("codes/3_overlay.png").read_bytes() != Path("alone/3_overlay.png").read_bytes()
+
+
+def test_reconstruct_an_archive(run):
+    run("tokenize", "photos/0.png", "--output", "archive")
+    assert " dB" in run("reconstruct", "archive", "--output", "with").output
+    Path("photos/0.png").unlink()
+    result = run("reconstruct", "archive", "--output", "without")
+    assert result.exit_code == 0 and "?" in result.output and Path("without/0_reconstruction.png").is_file()
+
+
+def test_codes(run):
+    run("tokenize", "photos/0.png", "photos/1.png", "--output", "archive")
+    result = run("codes", "archive", "photos/2.png", "--labels", "road, car", "--output", "pictures", "--count", 3)
+    assert result.exit_code == 0 and "3 of 3 photos done" in result.output
+    assert {path.name for path in Path("pictures").iterdir()} == {
+        name for level in (1, 2, 3) for name in (f"level_{level}.jpg", f"level_{level}_where.jpg")
+    }
+
+
 def test_duckdb_reads_and_joins(run):
     run("tokenize", "photos", "--output", "archive")
     Path("owners.csv").write_text("name,owner\nphotos/1.png,Ada\nphotos/4.png,Bob\n")
@@ -95,6 +155,8 @@ def test_damage_is_found(run):
         (("query", "photos", "road"), "no archive at photos: it has no archive.json"),
         (("query", "photos", "road", "Road"), "given twice"),
         (("query", "photos", "road", "--min-share", "2"), "between 0 and 1"),
+        (("tokenize", "--output", "archive"), "give either photos or --dataset"),
+        (("tokenize", "--dataset", "nowhere", "--output", "archive"), "datasets can't load 'nowhere'"),
         (("verify", "nowhere"), "no archive at nowhere"),
     ],
 )
@@ -105,5 +167,6 @@ def test_mistakes_end_in_one_line(run, arguments, message):
 
 def test_another_checkpoint_is_refused(run, tmp_path):
     run("tokenize", "photos", "--output", "archive")
-    result = run("query", "archive", "road", model="pat-nano")
-    assert result.exit_code == 2 and "which are not those of the given checkpoint" in result.output
+    for command in (("query", "archive", "road"), ("segment", "archive", "--labels", "a, b"), ("codes", "archive")):
+        result = run(*command, model="pat-nano")
+        assert result.exit_code == 2 and "which are not those of the given checkpoint" in result.output

@@ -86,10 +86,17 @@ def code_map(codes: np.ndarray, shown: Sequence[Code], size: tuple[int, int]) ->
     return indices[np.ix_(rows, columns)]
 
 
+def most_of(codes: Sequence[Code], level: int, photos: Sequence[TokenizedPhoto], count: int = 4) -> list[int]:
+    """Indices of the photos that have most cells of these codes."""
+    indices = [code.index for code in codes]
+    shares = [np.isin(photo.codes[level], indices).mean() for photo in photos]
+    return np.argsort(-np.array(shares), kind="stable")[:count].tolist()
+
+
 def _patches(
     code: int, level: int, photos: Sequence[TokenizedPhoto], pictures: Sequence[Image.Image], count: int
 ) -> list[Image.Image]:
-    """Cells of a code, spread over all places that have it, each in the middle of three by three."""
+    """Cells of a code, spread over all places that have it, each with those around it."""
     places = [
         (number, row, column)
         for number, photo in enumerate(photos)
@@ -103,6 +110,7 @@ def _patches(
 
 def _patch(picture: Image.Image, grid: tuple[int, ...], row: int, column: int) -> Image.Image:
     height, width = picture.height / grid[0], picture.width / grid[1]
-    left, top = round((column - 1) * width), round((row - 1) * height)
-    box = (left, top, left + round(3 * width), top + round(3 * height))
-    return picture.crop(box).resize((PATCH_SIDE, PATCH_SIDE), Image.Resampling.BICUBIC)
+    left = min(max((column - 1) * width, 0), picture.width - 3 * width)
+    top = min(max((row - 1) * height, 0), picture.height - 3 * height)
+    box = (left, top, left + 3 * width, top + 3 * height)
+    return picture.resize((PATCH_SIDE, PATCH_SIDE), Image.Resampling.BICUBIC, box)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..modeling_pat import PatModel
     from ..processing_pat import PatProcessor
 
-MAP_WIDTH = 480
+MAP_SIDE = 480
 MOST_PHOTOS = 500
 
 
@@ -37,14 +37,14 @@ def codes(
     count: Annotated[int, typer.Option(metavar="N", min=1, max=30, help="Codes per level.")] = 12,
 ) -> None:
     """
-    See what the codes of each level stand for.
+    See what the codes of each level stand for. A code of a finer level adds to those of the coarser ones.
 
     Writes for each level level_N.jpg, the codes that occur most with the words nearest to them and cells that have
-    them, and level_N_where.jpg, where they occur in the first four photos.
+    them, and level_N_where.jpg, where they occur in the four photos that have most of them.
     """
     load(require_archive_extra)
     jobs = plan_jobs(images, output, ("_where.jpg",))
-    from ..archive.codes import frequent_codes
+    from ..archive.codes import frequent_codes, most_of
     from ..archive.tables import CodeTables
     from ..archive.tokenizing import describe
     from ..loading import load_checkpoint
@@ -74,7 +74,7 @@ def codes(
             for code in shown
         ]
         contact_sheet(rows).save(output / f"level_{level + 1}.jpg", quality=90)
-        maps = [draw_map(photo, picture, level, shown) for photo, picture in zip(photos[:4], pictures, strict=False)]
+        maps = [draw_map(photos[one], pictures[one], level, shown) for one in most_of(shown, level, photos)]
         contact_sheet([(f"level {level + 1}", maps)]).save(output / f"level_{level + 1}_where.jpg", quality=90)
         print_line(console, f"level {level + 1}: {output}/level_{level + 1}.jpg and level_{level + 1}_where.jpg")
     jobs.finish(output)
@@ -112,9 +112,11 @@ def tokenize_one(
 
 def draw_map(photo: "TokenizedPhoto", picture: "Image", level: int, shown: list) -> "Image":
     """A photo with the cells of the shown codes coloured."""
+    from PIL import ImageOps
+
     from ..archive.codes import code_map
     from ..visualization import overlay
 
-    size = (round(MAP_WIDTH * picture.height / picture.width), MAP_WIDTH)
-    labels = [*(f"{code.index} ({code.words[0]})" for code in shown), "other codes"]
-    return overlay(picture.resize(size[::-1]), code_map(photo.codes[level], shown, size), labels)
+    picture = ImageOps.contain(picture, (MAP_SIDE, MAP_SIDE))
+    labels = [*(f"code {code.index}" for code in shown), "other codes"]
+    return overlay(picture, code_map(photo.codes[level], shown, (picture.height, picture.width)), labels)
