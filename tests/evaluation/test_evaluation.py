@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from transformers_pat import PatForSemanticSegmentation, PatProcessor
+from transformers_pat.archive import TokenArchive
+from transformers_pat.archive.tokenizing import Tokenizer, describe, plan, tokenize
 from transformers_pat.cli import evaluate as evaluate_command
 from transformers_pat.cli.arguments import run_script
 from transformers_pat.data import FolderDataset
@@ -233,3 +235,20 @@ def test_a_typo_is_named(evaluate, data, capsys):
     with pytest.raises(SystemExit):
         evaluate("--data", f"{data}:val", "--outptu", "x")
     assert "did you mean 'output'?" in capsys.readouterr().err
+
+
+def test_stored_codes_score_as_codes_do(evaluate, checkpoint, loaded, data, tmp_path):
+    model, processor = loaded
+    archive = TokenArchive.create(tmp_path / "archive", describe(model.pat, "tiny"))
+    photos = sorted(map(str, (data / "images").iterdir()))
+    tokenize(archive, Tokenizer(model.pat, processor.image_processor), plan(archive, photos), progress=False)
+    evaluate("--data", f"{data}:val", "--codes_only", "--output", tmp_path / "codes")
+    evaluate("--data", f"{data}:val", "--archive", archive.path, "--output", tmp_path / "archived")
+    codes, archived = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("codes", "archived"))
+    assert archived["source"] == "archive" and archived["data"] == codes["data"]
+
+
+def test_a_photo_that_the_archive_does_not_have(evaluate, loaded, data, tmp_path):
+    TokenArchive.create(tmp_path / "archive", describe(loaded[0].pat, "tiny"))
+    with pytest.raises(SystemExit, match=r"has no photo .*: tokenize the data set's photos first"):
+        evaluate("--data", f"{data}:val", "--archive", tmp_path / "archive")

@@ -110,7 +110,8 @@ def _patches(
 
 def _patch(picture: Image.Image, grid: tuple[int, ...], row: int, column: int) -> Image.Image:
     height, width = picture.height / grid[0], picture.width / grid[1]
-    left = min(max((column - 1) * width, 0), picture.width - 3 * width)
-    top = min(max((row - 1) * height, 0), picture.height - 3 * height)
-    box = (left, top, left + 3 * width, top + 3 * height)
+    across, down = min(3 * width, picture.width), min(3 * height, picture.height)
+    left = min(max((column - 1) * width, 0), picture.width - across)
+    top = min(max((row - 1) * height, 0), picture.height - down)
+    box = (left, top, left + across, top + down)
     return picture.resize((PATCH_SIDE, PATCH_SIDE), Image.Resampling.BICUBIC, box)
