@@ -103,9 +103,8 @@ def _patches(
         for row, column in np.argwhere(photo.codes[level] == code).tolist()
     ]
     chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
-    return [
-        _patch(pictures[places[one][0]], photos[places[one][0]].codes[level].shape, *places[one][1:]) for one in chosen
-    ]
+    spread = [places[index] for index in chosen]
+    return [_patch(pictures[number], photos[number].codes[level].shape, row, column) for number, row, column in spread]
 
 
 def _patch(picture: Image.Image, grid: tuple[int, ...], row: int, column: int) -> Image.Image:

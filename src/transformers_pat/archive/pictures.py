@@ -11,13 +11,13 @@ from ..modeling_pat import PatModel
 from ..processing_pat import PatProcessor
 from ..reconstruction import to_image
 from .shards import TokenizedPhoto
-from .sources import PhotoSource, read_file
+from .sources import read_file
 
 
-def find_photo(photo: TokenizedPhoto, read: PhotoSource = read_file) -> Image.Image | None:
+def find_photo(photo: TokenizedPhoto) -> Image.Image | None:
     """The upright RGB photo, if it still is where it was and is the one that was tokenised."""
     try:
-        content = read(photo.source)
+        content = read_file(photo.source)
         if hashlib.sha256(content).digest() == photo.sha256:
             return to_rgb(load_photo(io.BytesIO(content)))
     except (OSError, ValueError):
@@ -26,9 +26,9 @@ def find_photo(photo: TokenizedPhoto, read: PhotoSource = read_file) -> Image.Im
 
 
 @torch.inference_mode()
-def decode_photo(
-    photo: TokenizedPhoto, model: PatModel, processor: PatProcessor, num_levels: int | None = None
-) -> Image.Image:
-    """What the codes of the coarsest `num_levels` levels (default: all) decode to, at the model's size."""
-    pixels = model.decode(photo.to_tensors(), num_levels, output_size=photo.pixels)
+def show_photo(photo: TokenizedPhoto, model: PatModel, processor: PatProcessor) -> Image.Image:
+    """The photo at its own size, or what its codes decode to at the model's size."""
+    if (found := find_photo(photo)) is not None:
+        return found
+    pixels = model.decode(photo.to_tensors(), output_size=photo.pixels)
     return to_image(pixels[0], processor)

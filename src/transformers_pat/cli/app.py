@@ -13,13 +13,7 @@ from rich.table import Table
 from .. import __version__
 from .archive import query, tokenize, verify
 from .codes import codes
-from .common import (
-    ModelName,
-    console,
-    load,
-    make_folder,
-    read_labels,
-)
+from .common import ModelName, console, load, make_folder, read_labels
 from .jobs import Job, check_archives, plan_jobs
 
 if TYPE_CHECKING:

@@ -212,13 +212,11 @@ def draw(one: "Found", searcher: "Searcher", words: list[str], text_embeds: "tor
     """One photo with the masks of the words, from its codes."""
     import torch
 
-    from ..archive.pictures import decode_photo, find_photo
+    from ..archive.pictures import show_photo
     from ..postprocessing_pat import segment
     from ..visualization import overlay
 
-    picture = find_photo(one.photo)
-    if picture is None:
-        picture = decode_photo(one.photo, searcher.model.pat, searcher.processor)
+    picture = show_photo(one.photo, searcher.model.pat, searcher.processor)
     size = (SHEET_WIDTH, round(SHEET_WIDTH * picture.height / picture.width))
     with torch.inference_mode():
         logits = searcher.segment(one.photo, text_embeds)[0]

@@ -96,11 +96,11 @@ def tokenize_one(
     from PIL.Image import Image
 
     from ..archive import TokenizedPhoto
-    from ..archive.pictures import decode_photo, find_photo
+    from ..archive.pictures import show_photo
     from ..reconstruction import to_image
 
     if not isinstance(photo, Image):
-        return photo, find_photo(photo) or decode_photo(photo, model, processor)
+        return photo, show_photo(photo, model, processor)
     pixel_values = processor(images=[photo], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         levels = tuple(level[0].cpu().numpy() for level in model.encode(pixel_values.to(model.device)).codes)

@@ -130,5 +130,6 @@ def check_archives(jobs: Jobs, model: "PatModel", window: int | None = None) -> 
 
     if window is not None:
         fail("--window needs photos: an archive's codes have the size that was tokenised")
+    info = describe(model, "the given checkpoint")
     for archive in jobs.archives:
-        load(lambda archive=archive: archive.require(describe(model, "the given checkpoint")))
+        load(lambda archive=archive: archive.require(info))

@@ -96,9 +96,9 @@ class Segmenter:
         """What to draw masks on: the photo, or what its codes decode to, at the photo's size."""
         if isinstance(photo, Image.Image):
             return photo
-        from ..archive.pictures import decode_photo, find_photo
+        from ..archive.pictures import show_photo
 
-        picture = find_photo(photo) or decode_photo(photo, self.pipeline.model.pat, self.pipeline.processor)
+        picture = show_photo(photo, self.pipeline.model.pat, self.pipeline.processor)
         return picture.resize((photo.width, photo.height))
 
     def _merge(self, photo: Photo, masks: list[dict]) -> tuple[np.ndarray, list[Region]]:
