@@ -52,8 +52,8 @@ class PatConfig(PreTrainedConfig):
         num_segmenter_heads (`int`): Attention heads of each block.
         max_refined_labels (`int`): Labels per image that are refined, those of highest similarity anywhere in it; also
             the most words of a training batch.
-        segmentation_loss_weight, code_segmentation_loss_weight, reconstruction_loss_weight, feature_loss_weight,
-            commitment_loss_weight (`float`): Weights of the parts of the loss.
+        segmentation_loss_weight, code_segmentation_loss_weight, residual_loss_weight, reconstruction_loss_weight,
+            feature_loss_weight, commitment_loss_weight (`float`): Weights of the parts of the loss.
         semantic_loss_ignore_index (`int`): Label that the segmentation loss skips. Must not be a class id: with more
             than 255 classes use 65535.
         vocabulary_baked (`bool`): Whether class embeddings for `id2label` are part of the checkpoint. Set by
@@ -92,7 +92,7 @@ class PatConfig(PreTrainedConfig):
     level_dropout: float | int = 0.5
     token_guidance: bool = True
     guidance_source: Literal["codes", "dense"] = "codes"
-    embedding_residual_bound: float | int = 0.5
+    embedding_residual_bound: float | int = 0.25
     segmentation_updates_codes: bool = False
     segmenter_channels: int = 64
     num_segmenter_blocks: int = 2
@@ -100,6 +100,7 @@ class PatConfig(PreTrainedConfig):
     max_refined_labels: int = 32
     segmentation_loss_weight: float | int = 1.0
     code_segmentation_loss_weight: float | int = 0.5
+    residual_loss_weight: float | int = 5.0
     reconstruction_loss_weight: float | int = 1.0
     feature_loss_weight: float | int = 1.0
     commitment_loss_weight: float | int = 0.25

@@ -49,6 +49,25 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, ignore_index: 
     return ((weights * losses).sum(1) / weights.sum(1).clamp(min=1)).mean()
 
 
+def residual_loss(residual: torch.Tensor, bound: float, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """
+    Squared norm of the embedding residual where nothing is labelled, as a share of its bound's, 0 to 1 (our choice).
+
+    What is not labelled may be of any word: there CLIP's own embedding should stay as it is. The mean is taken per
+    image first, as in [`segmentation_loss`].
+
+    Args:
+        residual: (batch, rows, columns, projection_dim), covering the image.
+        bound: Largest norm of a residual.
+        labels: (batch, H, W) int64.
+        ignore_index: Label of the pixels that are not labelled.
+    """
+    labels = F.interpolate(labels[:, None].float(), size=residual.shape[1:3], mode="nearest-exact")[:, 0].long()
+    unlabelled = (labels == ignore_index).flatten(1)
+    shares = residual.float().square().sum(-1).flatten(1) / bound**2
+    return ((unlabelled * shares).sum(1) / unlabelled.sum(1).clamp(min=1)).mean()
+
+
 def check_label_maps(labels: torch.Tensor, pixel_values: torch.Tensor, num_labels: int, ignore_index: int) -> None:
     """
     Check label maps against the images and the vocabulary.

@@ -11,8 +11,9 @@ from .checkpoint_pat import CheckpointMixin
 from .clip_features_pat import ClipFeatures, extract_clip_features
 from .codebook_pat import PatCodebook, PatCodebooks, QuantizedPyramid, read_codes
 from .configuration_pat import PatConfig
+from .guidance_pat import Guidance
 from .layers_pat import PatDecoder, PatLevelEncoder, ZeroLinear, level_grid, pixel_shuffle, to_patch_grid
-from .losses_pat import check_label_maps, feature_loss, reconstruction_loss, segmentation_loss
+from .losses_pat import check_label_maps, feature_loss, reconstruction_loss, residual_loss, segmentation_loss
 from .outputs_pat import LOSS_FIELDS, PatEncoderOutput, PatModelOutput, PatSegmentationOutput
 from .segmenter_pat import PatAffinity, PatSegmenter
 from .text_embeddings_pat import TextEmbeddingCache, TextEmbeddingMixin
@@ -396,25 +397,32 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
         # The codes, which the baseline needs for the tokenizer's loss alone.
         pyramid = self.pat.tokenize(features) if config.token_guidance or has_labels else None
         # What the shared decoder makes of all levels guides the segmenter; its gradient stops at the codes.
-        guidance = None
+        tokens = None
         if config.token_guidance and pyramid is not None:
             coupled = config.segmentation_updates_codes
-            guidance = self.pat.decoder([level if coupled else level.detach() for level in pyramid.vectors])
+            tokens = self.pat.decoder([level if coupled else level.detach() for level in pyramid.vectors])
+        guidance = self.segmenter.guide(tokens, features.dense_embeds)
         logits = self._segment(features.dense_embeds, text_embeds, guidance, size)
-        # The loss: segmentation of the image, the same from its codes alone, and the tokenizer's own.
+        # The loss: segmentation of the image, the same from its codes alone, the residual's, the tokenizer's own.
         losses: dict[str, torch.Tensor] = {}
         if has_labels and pyramid is not None:
             ignore_index = config.semantic_loss_ignore_index
             losses["segmentation_loss"] = segmentation_loss(logits, labels, ignore_index)
-            losses["code_segmentation_loss"] = text_embeds.new_zeros(())
-            if guidance is not None and config.code_segmentation_loss_weight != 0:
-                patch_embeds = self.pat.to_patch_embeds(guidance, features.dense_embeds.shape[1:3])
-                code_logits = self._segment(patch_embeds, text_embeds, guidance, size)
+            losses["code_segmentation_loss"] = losses["residual_loss"] = text_embeds.new_zeros(())
+            if guidance is not None and guidance.residual is not None:
+                losses["residual_loss"] = residual_loss(
+                    guidance.residual, config.embedding_residual_bound, labels, ignore_index
+                )
+            if tokens is not None and config.code_segmentation_loss_weight != 0:
+                patch_embeds = self.pat.to_patch_embeds(tokens, features.dense_embeds.shape[1:3])
+                code_guidance = self.segmenter.guide(tokens, patch_embeds)
+                code_logits = self._segment(patch_embeds, text_embeds, code_guidance, size)
                 losses["code_segmentation_loss"] = segmentation_loss(code_logits, labels, ignore_index)
             reconstructed = self.pat.reconstruct(pixel_values, features, pyramid, noise)
             losses["loss"] = (
                 config.segmentation_loss_weight * losses["segmentation_loss"]
                 + config.code_segmentation_loss_weight * losses["code_segmentation_loss"]
+                + config.residual_loss_weight * losses["residual_loss"]
                 + reconstructed.loss
                 # The learned background has a gradient even if the caller does without it, as DDP demands.
                 + 0.0 * self.segmenter.background_embed.sum()
@@ -449,8 +457,9 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
         """
         text_embeds = self.resolve_text_embeds(text_embeds=text_embeds)
         decoded, patch_grid = self.pat.decode_features(codes, output_size=output_size)
-        guidance = decoded if self.config.token_guidance else None
-        return self._segment(self.pat.to_patch_embeds(decoded, patch_grid), text_embeds, guidance, output_size)
+        patch_embeds = self.pat.to_patch_embeds(decoded, patch_grid)
+        guidance = self.segmenter.guide(decoded, patch_embeds)
+        return self._segment(patch_embeds, text_embeds, guidance, output_size)
 
     def segment_windows(
         self, pixel_values: torch.Tensor, window_size: int, stride: int, text_embeds: torch.Tensor | None = None
@@ -486,7 +495,7 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
         self,
         dense_embeds: torch.Tensor,
         text_embeds: torch.Tensor,
-        guidance: torch.Tensor | None,
+        guidance: Guidance | None,
         image_size: tuple[int, int] | None,
     ) -> torch.Tensor:
         """Logits of the segmenter, without the image's padding if its size is known."""

@@ -64,15 +64,15 @@ class PatSegmentationOutput(ModelOutput):
     Output of [`PatForSemanticSegmentation`].
 
     Args:
-        loss (`torch.Tensor`): Weighted sum of the five parts below; only with `labels`.
+        loss (`torch.Tensor`): Weighted sum of the six parts below; only with `labels`.
         logits (`torch.Tensor`): (batch, num_labels, h, w). Each map covers exactly its image; h and w are the image's
             size over the stride of the finest level (half a patch by default).
         logits_sizes (`torch.LongTensor`): (batch, 2), valid rows and columns of each map when `pixel_mask` marked
             images of different sizes, else None. Maps are zero beyond.
         codes (`tuple[torch.LongTensor]`): Codes of each level, (batch, rows, columns); None for mixed sizes.
-        segmentation_loss, code_segmentation_loss, reconstruction_loss, feature_loss, commitment_loss
-            (`torch.Tensor`): Parts of the loss; the second is that of segmentation from the codes alone, 0 for the
-            baseline.
+        segmentation_loss, code_segmentation_loss, residual_loss, reconstruction_loss, feature_loss, commitment_loss
+            (`torch.Tensor`): Parts of the loss; the second is that of segmentation from the codes alone, the third
+            keeps the embedding residual small where nothing is labelled; both are 0 for the baseline.
         codebook_usage, codebook_perplexity (`torch.Tensor`): See [`PatModelOutput`]; only with `labels` in training
             mode.
         hidden_states, attentions (`tuple[torch.Tensor]`): See [`PatModelOutput`]; None for mixed sizes.
@@ -84,6 +84,7 @@ class PatSegmentationOutput(ModelOutput):
     codes: tuple[torch.LongTensor, ...] | None = None
     segmentation_loss: torch.Tensor | None = None
     code_segmentation_loss: torch.Tensor | None = None
+    residual_loss: torch.Tensor | None = None
     reconstruction_loss: torch.Tensor | None = None
     feature_loss: torch.Tensor | None = None
     commitment_loss: torch.Tensor | None = None
@@ -98,6 +99,7 @@ LOSS_FIELDS = (
     "loss",
     "segmentation_loss",
     "code_segmentation_loss",
+    "residual_loss",
     "reconstruction_loss",
     "feature_loss",
     "commitment_loss",

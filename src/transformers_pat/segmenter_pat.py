@@ -180,12 +180,22 @@ class PatSegmenter(nn.Module):
         # A word of its own for what fits none of the others; see [`PatForSemanticSegmentation.add_background`].
         self.background_embed = nn.Parameter(torch.zeros(config.projection_dim))
 
+    def guide(self, tokens: torch.Tensor | None, dense_embeds: torch.Tensor) -> Guidance | None:
+        """
+        Compute what guides the segmentation, for all words alike; None for the baseline.
+
+        Args:
+            tokens: The decoded codes, (batch, rows, columns, hidden_size) on the finest grid; None for the baseline.
+            dense_embeds: (batch, height, width, projection_dim).
+        """
+        return None if self.guidance is None or tokens is None else self.guidance(tokens, dense_embeds)
+
     def forward(
         self,
         dense_embeds: torch.Tensor,
         text_embeds: torch.Tensor,
         logit_scale: torch.Tensor,
-        tokens: torch.Tensor | None = None,
+        guidance: Guidance | None = None,
     ) -> torch.Tensor:
         """
         Segment by similarity, refinement and guidance.
@@ -194,14 +204,11 @@ class PatSegmenter(nn.Module):
             dense_embeds: Unit-length patch embeddings (batch, height, width, projection_dim).
             text_embeds: Unit-length class embeddings (num_labels, projection_dim).
             logit_scale: CLIP's temperature, a positive scalar.
-            tokens: The decoded codes, (batch, rows, columns, hidden_size) on the finest grid; None for the baseline.
+            guidance: See [`guide`]; None for the baseline.
 
         Returns:
             Logits (batch, num_labels, rows, columns) at the finest level's stride (one patch if that is coarser).
         """
-        guidance = None
-        if self.guidance is not None and tokens is not None:
-            guidance = self.guidance(tokens, dense_embeds)
         coarse, fine = self._similarities(dense_embeds, text_embeds, guidance)
         logits = logit_scale.float() * fine
         if fine.shape[1] <= self.max_refined_labels:

@@ -72,6 +72,24 @@ def test_the_residual_is_bounded(make_segmenter, pixel_values, source):
     assert (residual(tokens).norm(dim=-1) <= 0.25 + 1e-6).all()
 
 
+@torch.no_grad()
+def test_residual_loss_counts_unlabelled_places_alone(segmenter, pixel_values, text_embeds, labels):
+    torch.nn.init.normal_(segmenter.segmenter.guidance.residual.contract.weight)
+
+    def loss(labels):
+        return segmenter(pixel_values, text_embeds=text_embeds, labels=labels).residual_loss
+
+    labelled = labels.where(labels != 255, 0)
+    assert loss(labelled) == 0
+    assert 0 < loss(torch.full_like(labels, 255)) < 1
+    half = labelled.index_fill(0, torch.tensor([0]), 255)  # the first image has no label at all
+    weight, segmenter.config.residual_loss_weight = segmenter.config.residual_loss_weight, 0.0
+    without = segmenter(pixel_values, text_embeds=text_embeds, labels=half)
+    segmenter.config.residual_loss_weight = weight
+    output = segmenter(pixel_values, text_embeds=text_embeds, labels=half)
+    torch.testing.assert_close(output.loss - without.loss, weight * output.residual_loss)
+
+
 def test_without_a_residual_similarities_are_those_of_clip(make_segmenter, pixel_values, text_embeds, labels):
     model = make_segmenter(embedding_residual_bound=0)
     train_steps(model, 2, pixel_values=pixel_values, text_embeds=text_embeds, labels=labels)
@@ -339,6 +357,7 @@ def test_loss_of_mixed_sizes_is_the_mean_over_images(segmenter, text_embeds):
         "loss",
         "segmentation_loss",
         "code_segmentation_loss",
+        "residual_loss",
         "reconstruction_loss",
         "feature_loss",
         "commitment_loss",

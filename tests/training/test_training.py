@@ -60,6 +60,7 @@ def test_two_processes_equal_one_with_double_batch(workplace, tmp_path):
         "loss",
         "segmentation_loss",
         "code_segmentation_loss",
+        "residual_loss",
         "reconstruction_loss",
         "feature_loss",
         "commitment_loss",
