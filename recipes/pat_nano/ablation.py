@@ -3,8 +3,8 @@
     python recipes/pat_nano/export.py --output WORK/clip     # the CLIP of pat-nano, if the recipe left none
     python recipes/pat_nano/ablation.py --data DATA --work WORK
 
-Figures go to docs/results/ablation.json as soon as they are there, from which `recipes/pat_nano/evidence` makes its
-tables; a row that the file has is not trained again. Trained models stay in WORK/ablation.
+Figures go to docs/results/ablation.json as soon as they are there, from which
+`python -m recipes.pat_nano.evidence.trainings` makes docs/ablation.md; a row that the file has is not trained again. Trained models stay in WORK/ablation.
 """
 
 from __future__ import annotations

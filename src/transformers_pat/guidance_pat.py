@@ -36,8 +36,9 @@ class PatEmbeddingResidual(nn.Module):
     """
     A correction of the dense embeddings, at the stride of the logits.
 
-    Its norm stays below `config.embedding_residual_bound`, so that it can't learn the words of the masks at the cost
-    of all others (our choice; recipes/pat_nano/ablation.py holds words out to judge it).
+    Its norm stays below `config.embedding_residual_bound`, and `losses_pat.residual_loss` keeps it small where nothing
+    is labelled, so that it can't learn the words of the masks at the cost of all others (our choice; docs/ablation.md
+    holds words out to judge it).
     """
 
     def __init__(self, config: PatConfig):

@@ -105,7 +105,8 @@ PatForSemanticSegmentation.from_pretrained(folder).push_to_hub(repo + "-small", 
 def run_python(code: str, *args, home: Path, **environment) -> None:
     """Run code in a fresh process with its own cache; fails with its output."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTEST_", "PYTHON"))}
-    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), **environment}
+    threads = str(torch.get_num_threads())  # results are compared bit for bit
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": threads, **environment}
     command = [sys.executable, "-c", code, *map(str, args)]
     done = subprocess.run(command, env=clean | environment, cwd=home, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,6 +20,12 @@ def test_the_whole_document_is_written(tmp_path):
     classes = {0: "sky", 1: "tree", 2: "car"}
     for name, split in MEASURED.items():
         write_set(tmp_path / "data" / name, classes, [stripes(0, 1, 2, 255, size=(60, 40))], split)
+    text = run("recipes.pat_nano.evidence", tmp_path, "--data", tmp_path / "data")
+    assert "{" not in text
+    assert all((tmp_path / "images" / name).is_file() for name in ("codes.jpg", "levels_china.jpg"))
+
+
+def test_the_ablation_is_written(tmp_path):
     figures = {"mean_iou": 0.25, "boundary_mean_iou": 0.125}
     result = {**figures, "seen": figures, "unseen": figures}
     rows = {
@@ -27,22 +33,25 @@ def test_the_whole_document_is_written(tmp_path):
     }
     write_figures(tmp_path / "ablation.json", rows)
     figures = json.loads((tmp_path / "ablation.json").read_text())
-    curve = {f"{name} {split}": {"1000": 0.5, "500": 0.25} for name, split in MEASURED.items()}
-    figures |= {"pat_long": {"0": {"curve": curve}}, "baseline_long": {"0": {"curve": curve}}}
+    names = [f"{name} {split}" for name, split in MEASURED.items()]
+    long = {"curve": {name: {"1000": 0.5, "500": 0.25} for name in names}, "pixels": dict.fromkeys(names, result)}
+    figures |= {"pat_long": {"0": long}, "baseline_long": {"0": long}}
     (tmp_path / "ablation.json").write_text(json.dumps(figures))
-    (tmp_path / "images").mkdir()
-    output = tmp_path / "evidence.md"
-    arguments = ["--data", tmp_path / "data", "--ablation", tmp_path / "ablation.json", "--output", output]
-    # As a user calls it: functions of a module named __main__ would not reach the processes.
-    command = [sys.executable, "-m", "recipes.pat_nano.evidence", *map(str, arguments)]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
-    text = output.read_text()
+    text = run("recipes.pat_nano.evidence.trainings", tmp_path, "--figures", tmp_path / "ablation.json")
     assert "{" not in text
     assert "| **PAT** | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.250 ± 0.000 | 2 |" in text
     assert "PAT over the baseline, mIoU: **+0.0000** ± 0.0000 (n = 2); it gains on every set" in text
-    assert all(
-        (tmp_path / "images" / name).is_file() for name in ("codes.jpg", "levels_china.jpg", "learning_curves.png")
-    )
+    assert "| **PAT** | 0.250 | 0.250 | 0.250 | 0.250 |" in text
+    assert (tmp_path / "images" / "learning_curves.png").is_file()
+
+
+def run(module: str, folder: Path, *arguments) -> str:
+    """What a command writes. As a user calls it: functions of a module named __main__ don't reach other processes."""
+    (folder / "images").mkdir()
+    output = folder / "document.md"
+    command = [sys.executable, "-m", module, *map(str, arguments), "--output", str(output)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+    return output.read_text()
 
 
 def write_figures(path: Path, rows: dict[str, dict[str, list[dict]]]) -> None:

@@ -31,6 +31,7 @@ HELD_OUT_ROWS = {
     "**PAT** without the residual": "no_residual_held_out",
     "**PAT**": "pat_held_out",
 }
+LONG_ROWS = {"baseline": "baseline_long", "**PAT**": "pat_long"}
 # What is compared with what: the gain of the first over the second.
 COMPARISONS = {
     "PAT over the baseline": ("pat", "baseline"),
@@ -69,6 +70,15 @@ class Ablation:
                 cells = _cells(results, lambda of_set, group=group: of_set[group]["mean_iou"])
                 rows.append((title, group, *cells, str(len(results))))
         return table(("", "classes", *SETS, "mean", "seeds"), rows)
+
+    def long_table(self) -> str:
+        """What the long trainings end with."""
+        rows = [
+            (title, *_cells(results, lambda of_set: of_set["mean_iou"]))
+            for title, row in LONG_ROWS.items()
+            if (results := self.results(row))
+        ]
+        return table(("", *SETS, "mean"), rows)
 
     def verdicts(self) -> str:
         """One sentence per comparison that both sides of which were trained: gain, spread, n, and where it loses."""

@@ -2,8 +2,7 @@
 
 python -m recipes.pat_nano.evidence --data DATA
 
-The ablation's figures are those of docs/results/ablation.json, which recipes/pat_nano/ablation.py writes. All else is
-measured here; a second run gives the same figures.
+A second run gives the same figures. trainings.py writes those of the ablation.
 """
 
 import multiprocessing
@@ -16,7 +15,7 @@ from transformers_pat.cli.arguments import parse_arguments
 from transformers_pat.evaluation.tokens import TokenMetric
 
 from ..splits import measured_sets
-from . import ablation, curves, masks, pictures, tokens
+from . import masks, pictures, tokens
 
 ROOT = Path(__file__).parents[3]
 TEMPLATE = Path(__file__).with_name("evidence.md.in")
@@ -27,21 +26,7 @@ class EvidenceConfig:
     data: str = field(metadata={"help": "Folder of the data sets camvid, msrc_v2 and voc_animals."})
     model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint to measure."})
     output: str = field(default=str(ROOT / "docs" / "evidence.md"), metadata={"help": "File to write."})
-    ablation: str = field(
-        default=str(ROOT / "docs" / "results" / "ablation.json"), metadata={"help": "Figures of the ablation."}
-    )
     processes: int = field(default=2, metadata={"help": "Parts at a time; set OMP_NUM_THREADS=1 with several."})
-
-
-def trainings(args: EvidenceConfig) -> dict[str, str]:
-    figures = ablation.Ablation(Path(args.ablation))
-    curves.draw(figures, Path(args.output).parent / "images" / "learning_curves.png")
-    return {
-        "ABLATION": figures.table("mean_iou"),
-        "VERDICTS": figures.verdicts(),
-        "BOUNDARIES": figures.table("boundary_mean_iou"),
-        "HELD_OUT": figures.held_out_table(),
-    }
 
 
 def tokens_alone(args: EvidenceConfig) -> dict[str, str]:
@@ -83,7 +68,7 @@ def main() -> None:
     args = parse_arguments(EvidenceConfig, __doc__)
     text = TEMPLATE.read_text(encoding="utf-8")
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
-        parts = [pool.submit(part, args) for part in (tokens_alone, robustness, words, levels, trainings)]
+        parts = [pool.submit(part, args) for part in (tokens_alone, robustness, words, levels)]
         for part in parts:
             for name, section in part.result().items():
                 text = text.replace("{" + name + "}", section)
