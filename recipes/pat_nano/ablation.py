@@ -4,7 +4,8 @@
     python recipes/pat_nano/ablation.py --data DATA --work WORK
 
 Figures go to docs/results/ablation.json as soon as they are there, from which
-`python -m recipes.pat_nano.evidence.trainings` makes docs/ablation.md; a row that the file has is not trained again. Trained models stay in WORK/ablation.
+`python -m recipes.pat_nano.evidence.trainings` makes docs/ablation.md; a row that the file has is not trained again.
+Trained models stay in WORK/ablation.
 """
 
 from __future__ import annotations

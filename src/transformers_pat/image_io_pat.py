@@ -1,12 +1,14 @@
-"""Reading photos: orientation, 16 bits, palettes, CMYK and transparency, the same wherever a photo is used."""
+"""
+Reading photos: orientation, 16 bits, palettes, CMYK and transparency, the same wherever a photo is used.
+
+Needs torch and transformers only where tensors or URLs are given, so that `transformers_pat.onnx` runs without them.
+"""
 
 import os
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-import torch
-from transformers.image_utils import load_image
 
 
 def load_photo(source, timeout: float | None = None) -> PIL.Image.Image:
@@ -33,6 +35,8 @@ def load_photo(source, timeout: float | None = None) -> PIL.Image.Image:
         elif is_file or os.path.isfile(source):
             photo = PIL.Image.open(source)  # not load_image: it cuts 16-bit photos to white, drops transparency
         else:
+            from transformers.image_utils import load_image
+
             photo = load_image(source, timeout=timeout)
         photo.load()
         return PIL.ImageOps.exif_transpose(photo)
@@ -55,10 +59,39 @@ def to_8_bit(image):
         if not image.mode.startswith("I"):
             return image
         return PIL.Image.fromarray(to_8_bit(np.array(image).clip(0, 65535).astype(np.uint16)))
-    if isinstance(image, torch.Tensor) and image.dtype in (torch.uint16, torch.bool):
+    if str(getattr(image, "dtype", "")) in ("torch.uint16", "torch.bool"):
+        import torch
+
         return torch.from_numpy(to_8_bit(image.cpu().numpy()))
     if isinstance(image, np.ndarray) and image.dtype == np.uint16:
         return np.round(image / 257).astype(np.uint8)
     if isinstance(image, np.ndarray) and image.dtype == bool:
         return image.astype(np.uint8) * 255
     return image
+
+
+def target_size(height: int, width: int, size: dict[str, int], size_divisor: int) -> tuple[int, int]:
+    """
+    The `(height, width)` that a photo is resized to.
+
+    `size` with `height` and `width` is taken as it is. With `shortest_edge` and/or `longest_edge` the aspect is kept:
+    the short side becomes `shortest_edge` unless that would take the long side beyond `longest_edge`; then each side
+    is rounded to the nearest multiple of `size_divisor`, at least one multiple, and not beyond `longest_edge`.
+    Raises `ValueError` for other kinds of size and numbers below 1.
+    """
+    if size_divisor < 1 or min(size.values(), default=1) < 1:
+        raise ValueError(f"size and size_divisor must be positive, got {size} and {size_divisor}")
+    if size.get("height") and size.get("width"):
+        return size["height"], size["width"]
+    if not size.get("shortest_edge") and not size.get("longest_edge"):
+        raise ValueError(f"size must have height and width, or shortest_edge and/or longest_edge, got {size}")
+    scales = []
+    if size.get("shortest_edge"):
+        scales.append(size["shortest_edge"] / min(height, width))
+    if size.get("longest_edge"):
+        scales.append(size["longest_edge"] / max(height, width))
+    scale = min(scales)
+    multiples = [max(1, int(side * scale / size_divisor + 0.5)) for side in (height, width)]
+    if size.get("longest_edge"):
+        multiples = [min(count, max(1, size["longest_edge"] // size_divisor)) for count in multiples]
+    return multiples[0] * size_divisor, multiples[1] * size_divisor

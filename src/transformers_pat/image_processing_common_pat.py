@@ -21,7 +21,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
 from .hub_pat import AUTO_MAP, copy_code
-from .image_io_pat import load_photo, to_8_bit, to_rgb
+from .image_io_pat import load_photo, target_size, to_8_bit, to_rgb
 from .postprocessing_pat import check_target_sizes, segment, valid_logits
 
 if TYPE_CHECKING:
@@ -44,33 +44,6 @@ class PatImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-a
 
     size_divisor: int
     ignore_index: int
-
-
-def target_size(height: int, width: int, size: SizeDict, size_divisor: int) -> tuple[int, int]:
-    """
-    The `(height, width)` that a photo is resized to.
-
-    `size` with `height` and `width` is taken as it is. With `shortest_edge` and/or `longest_edge` the aspect is kept:
-    the short side becomes `shortest_edge` unless that would take the long side beyond `longest_edge`; then each side
-    is rounded to the nearest multiple of `size_divisor`, at least one multiple, and not beyond `longest_edge`.
-    Raises `ValueError` for other kinds of size and numbers below 1.
-    """
-    if size_divisor < 1 or min(dict(size).values(), default=1) < 1:
-        raise ValueError(f"size and size_divisor must be positive, got {dict(size)} and {size_divisor}")
-    if size.height and size.width:
-        return size.height, size.width
-    if not size.shortest_edge and not size.longest_edge:
-        raise ValueError(f"size must have height and width, or shortest_edge and/or longest_edge, got {dict(size)}")
-    scales = []
-    if size.shortest_edge:
-        scales.append(size.shortest_edge / min(height, width))
-    if size.longest_edge:
-        scales.append(size.longest_edge / max(height, width))
-    scale = min(scales)
-    multiples = [max(1, int(side * scale / size_divisor + 0.5)) for side in (height, width)]
-    if size.longest_edge:
-        multiples = [min(count, max(1, size.longest_edge // size_divisor)) for count in multiples]
-    return multiples[0] * size_divisor, multiples[1] * size_divisor
 
 
 def _list_of_maps(segmentation_maps) -> list:
@@ -204,7 +177,8 @@ class PatImageProcessingMixin(Backend):
         sizes = [tuple(photo.shape[-2:]) for photo in photos]
         targets = sizes
         if kwargs["do_resize"]:
-            targets = [target_size(height, width, kwargs["size"], kwargs["size_divisor"]) for height, width in sizes]
+            size, divisor = dict(kwargs["size"]), kwargs["size_divisor"]
+            targets = [target_size(height, width, size, divisor) for height, width in sizes]
         data = self._pad_photos([self._to_pixels(*pair, **kwargs) for pair in zip(photos, targets)], **kwargs)  # noqa: B905
         if segmentation_maps is not None:
             maps = self._read_maps(segmentation_maps, sizes, kwargs["ignore_index"])

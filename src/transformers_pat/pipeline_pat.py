@@ -14,7 +14,7 @@ from .image_io_pat import load_photo
 from .outputs_pat import PatSegmentationOutput
 from .postprocessing_pat import segment, valid_logits
 from .processing_pat import PatProcessor
-from .prompts_pat import BACKGROUND, LEARNED, check_labels, resolve_templates, split_candidate_labels
+from .prompts_pat import BACKGROUND, LEARNED, check_background, check_labels, resolve_templates, split_candidate_labels
 
 NOT_STREAMS = (str, dict, list, Image.Image, np.ndarray, torch.Tensor, Dataset)
 
@@ -107,7 +107,7 @@ class PatSegmentationPipeline(Pipeline):
         if templates is not None:
             resolve_templates(templates)
         if background is not None:
-            background = _check_background(background)
+            background = check_background(background)
         labels = None if candidate_labels is None else _check_candidate_labels(candidate_labels)
         preprocess = {"timeout": timeout, "candidate_labels": labels, "window_size": window_size}
         forward = {"templates": templates, "window_size": window_size, "window_stride": window_stride}
@@ -253,18 +253,6 @@ def _pair(photos, label_lists) -> list[dict]:
 
 def _check_candidate_labels(labels) -> list[str]:
     return check_labels(split_candidate_labels(labels) if isinstance(labels, str) else labels)
-
-
-def _check_background(background) -> str | float | list[str]:
-    if isinstance(background, str) and background == LEARNED:
-        return background
-    if isinstance(background, (list, tuple)):
-        return check_labels(background)
-    if isinstance(background, bool) or not isinstance(background, (int, float)) or not 0 < background < 1:
-        raise ValueError(
-            f"background must be None, 'learned', a number between 0 and 1, or a list of words, got {background!r}"
-        )
-    return float(background)
 
 
 def _size_for_windows(photo: Image.Image, image_processor) -> dict[str, int]:

@@ -151,6 +151,19 @@ def check_labels(labels) -> list[str]:
     return checked
 
 
+def check_background(background) -> str | float | list[str]:
+    """`"learned"`, a number between 0 and 1 as a float, or checked words. Raises `ValueError` for anything else."""
+    if isinstance(background, str) and background == LEARNED:
+        return background
+    if isinstance(background, (list, tuple)):
+        return check_labels(background)
+    if isinstance(background, bool) or not isinstance(background, (int, float)) or not 0 < background < 1:
+        raise ValueError(
+            f"background must be None, 'learned', a number between 0 and 1, or a list of words, got {background!r}"
+        )
+    return float(background)
+
+
 def resolve_templates(prompt_templates: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
     """
     The templates behind a preset's name (`"none"`, `"simple"`, `"vild"`, `"imagenet"`), one template, or a list.

@@ -211,10 +211,12 @@ class PatSegmenter(nn.Module):
         """
         coarse, fine = self._similarities(dense_embeds, text_embeds, guidance)
         logits = logit_scale.float() * fine
-        if fine.shape[1] <= self.max_refined_labels:
+        # An exported graph serves any number of labels, so it always chooses.
+        if not torch.compiler.is_exporting() and fine.shape[1] <= self.max_refined_labels:
             return logits + self._corrections(dense_embeds, coarse, fine, guidance)
         # Only labels that some patch may want are refined; no other ever wins over those.
-        chosen = coarse.amax(dim=(2, 3)).topk(self.max_refined_labels, dim=1).indices[:, :, None, None]
+        refined_labels = torch.sym_min(self.max_refined_labels, fine.shape[1])
+        chosen = coarse.amax(dim=(2, 3)).topk(refined_labels, dim=1).indices[:, :, None, None]
         coarse = coarse.gather(1, chosen.expand(-1, -1, *coarse.shape[2:]))
         index = chosen.expand(-1, -1, *fine.shape[2:])
         refined = logits.gather(1, index) + self._corrections(dense_embeds, coarse, fine.gather(1, index), guidance)

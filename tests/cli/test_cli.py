@@ -267,6 +267,18 @@ def test_a_missing_extra_is_named_in_one_line(command, tmp_path):
     assert done.returncode == 1
 
 
+def test_export_names_its_extra_and_spares_other_folders(checkpoint, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    code = "from transformers_pat.cli.app import app; import sys; app(sys.argv[1:])"
+    arguments = ["export", str(tmp_path), "--model", str(checkpoint)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and "choose a new folder" in lines(done.stderr)[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    hide = "import sys; sys.modules['onnxruntime'] = None; "  # as if it were not installed
+    done = subprocess.run([sys.executable, "-c", hide + code, *arguments], capture_output=True, text=True)
+    assert lines(done.stderr) == ['Error: export needs ONNX: pip install "transformers_pat[onnx]"']
+
+
 def test_mistakes_of_train_and_evaluate_end_in_one_line(tmp_path):
     for arguments, complaint in (
         (["train", "--output_dir", tmp_path, "--train", "x"], "either --clip"),

@@ -13,7 +13,7 @@ from rich.table import Table
 from .. import __version__
 from .archive import query, tokenize, verify
 from .codes import codes
-from .common import ModelName, console, load, make_folder, read_labels
+from .common import ModelName, console, load, make_folder, read_labels, require_onnx_extra
 from .jobs import Job, check_archives, plan_jobs
 
 if TYPE_CHECKING:
@@ -126,6 +126,27 @@ def reconstruct(images: Images, model: ModelName = "pat-nano", output: OutputFol
         jobs.save(write_reconstruction, job, original, rows)
         console.print(reconstruction_table(job, rows))
     jobs.finish(output)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.", show_default=False)],
+    model: ModelName = "pat-nano",
+) -> None:
+    """
+    Write a checkpoint as ONNX graphs, which `transformers_pat.onnx` runs without PyTorch.
+
+    Takes about a minute. Batch, size and number of labels stay free.
+    """
+    require_onnx_extra()
+    from ..export import export_onnx
+    from ..loading import load_checkpoint
+    from ..modeling_pat import PatForSemanticSegmentation
+
+    with console.status("exporting"):
+        load(lambda: export_onnx(*load_checkpoint(PatForSemanticSegmentation, model), output))
+    size = sum(path.stat().st_size for path in output.iterdir())
+    console.print(f"{output}: {size / 1e6:.1f} MB")
 
 
 # The next commands parse their arguments themselves, --help included.

@@ -70,6 +70,15 @@ def require_archive_extra(engine: str = "local") -> None:
         raise ValueError('--engine ray needs Ray Data: pip install "transformers_pat[ray]"')
 
 
+def require_onnx_extra() -> None:
+    """End with one line if the extra `onnx` is not installed."""
+    try:
+        import onnxruntime  # type: ignore[import-untyped]  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        fail('export needs ONNX: pip install "transformers_pat[onnx]"')
+
+
 def is_archive(name: str) -> bool:
     """Whether an input is an archive of tokens and not photos."""
     return Path(name, "archive.json").is_file()

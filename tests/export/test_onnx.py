@@ -1,0 +1,118 @@
+"""Exported graphs against PyTorch, through the calls that users make."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from transformers_pat import PatProcessor, PatSegmentationPipeline
+from transformers_pat.export import export_onnx
+from transformers_pat.onnx import OnnxSegmenter
+
+from ..support.tiny import random_images
+
+LABELS = ["sky", "car;lorry", "tree"]
+
+
+@pytest.fixture(scope="module")
+def processor(clip_folder):
+    return PatProcessor.from_clip_pretrained(clip_folder, size={"shortest_edge": 64}, prompt_templates="vild")
+
+
+@pytest.fixture(scope="module")
+def folder(trained_segmenter, processor, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "onnx"
+    export_onnx(trained_segmenter, processor, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runtime(folder):
+    return OnnxSegmenter(folder, num_threads=1)
+
+
+@pytest.fixture
+def photo():
+    blocks = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize((98, 70), Image.Resampling.BICUBIC)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_labels", [1, 5, 40])  # 40 are more than are refined
+@pytest.mark.parametrize("grid", [(1, 1), (3, 8), (6, 5)])
+def test_graphs_equal_torch(trained_segmenter, runtime, grid, num_labels):
+    model = trained_segmenter.eval()
+    patch = model.config.vision_config.patch_size
+    pixel_values = random_images(2, *(patch * side for side in grid))
+    class_embeds = F.normalize(torch.randn(num_labels, model.config.projection_dim), dim=-1)
+    expected = model(pixel_values, text_embeds=class_embeds)
+    logits, codes = runtime.segment_pixels(pixel_values.numpy(), class_embeds.numpy())
+    np.testing.assert_allclose(logits, expected.logits, atol=1e-4)
+    assert all(np.array_equal(found, level) for found, level in zip(codes, expected.codes, strict=True))
+    from_codes = runtime.segment_codes(codes, class_embeds.numpy())
+    np.testing.assert_allclose(from_codes, model.segment_codes(codes, class_embeds), atol=1e-4)
+
+
+@pytest.mark.parametrize("background", [None, "learned", 0.4, ["road"]])
+def test_masks_are_the_pipelines(trained_segmenter, processor, runtime, photo, background):
+    pipe = PatSegmentationPipeline(model=trained_segmenter.eval(), processor=processor)
+    expected = pipe(photo, candidate_labels=LABELS, background=background)
+    found = runtime(photo, LABELS, background=background)
+    assert [one["label"] for one in found] == [one["label"] for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+        assert (np.asarray(one["mask"]) == np.asarray(other["mask"])).mean() > 0.999
+
+
+def test_codes_of_a_photo_are_segmented_and_decoded(trained_segmenter, processor, runtime, photo):
+    codes = [level[0] for level in runtime.encode(photo)]
+    size = (photo.height, photo.width)
+    pipe = PatSegmentationPipeline(model=trained_segmenter.eval(), processor=processor)
+    expected = pipe({"codes": codes, "size": size}, candidate_labels=LABELS)
+    found = runtime({"codes": codes, "size": size}, "sky, car;lorry, tree")
+    assert [one["label"] for one in found] == [one["label"] for one in expected]
+    decoded = runtime.decode(codes)
+    assert decoded.size == (runtime.to_pixel_values(photo).shape[3], runtime.to_pixel_values(photo).shape[2])
+
+
+def test_neither_torch_nor_transformers_is_imported(folder, photo, tmp_path):
+    photo.save(tmp_path / "photo.png")
+    code = """
+import sys
+from transformers_pat.onnx import OnnxSegmenter
+masks = OnnxSegmenter(sys.argv[1])(sys.argv[2], ["sky", "car"], background="learned")
+assert masks, masks
+assert not {"torch", "transformers"} & set(sys.modules), sorted(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code, folder, tmp_path / "photo.png"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("missing.jpg", LABELS), "cannot read the image missing.jpg"),
+        ((Image.new("RGB", (20, 20)), []), "the list of labels is empty"),
+        ((Image.new("RGB", (20, 20)), ["background"], 0.5), "is both a label and what background= adds"),
+        ((Image.new("RGB", (20, 20)), ["word " * 99]), "shorten the label"),
+        (({"codes": [[[0]]], "size": (8, 8)}, LABELS), "expected codes of"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(runtime, arguments, message):
+    with pytest.raises(ValueError, match=message.replace("=", ".")) as error:
+        runtime(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_other_folders_are_refused(trained_segmenter, processor, tmp_path):
+    with pytest.raises(ValueError, match=r"is no exported checkpoint.*transformers-pat export"):
+        OnnxSegmenter(tmp_path)
+    (tmp_path / "pat_onnx.json").write_text('{"format_version": 9}')
+    with pytest.raises(ValueError, match="export the checkpoint again"):
+        OnnxSegmenter(tmp_path)
+    with pytest.raises(ValueError, match="choose a new folder"):
+        export_onnx(trained_segmenter, processor, tmp_path)
+    assert (tmp_path / "pat_onnx.json").is_file()
