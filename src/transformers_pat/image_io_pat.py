@@ -95,3 +95,23 @@ def target_size(height: int, width: int, size: dict[str, int], size_divisor: int
     if size.get("longest_edge"):
         multiples = [min(count, max(1, size["longest_edge"] // size_divisor)) for count in multiples]
     return multiples[0] * size_divisor, multiples[1] * size_divisor
+
+
+def size_for_windows(height: int, width: int, size: dict[str, int], size_divisor: int) -> dict[str, int]:
+    """A `size` for [`target_size`] that enlarges a photo as the given one would, but does not make it smaller."""
+    short, long = sorted((height, width))
+    if "height" in size:
+        shortest, longest = sorted((size["height"], size["width"]))
+    else:
+        shortest, longest = size.get("shortest_edge", 0), size.get("longest_edge", 0)
+    enlarged = max(short, shortest)
+    # Without a longest edge nothing limits the long side.
+    longest = longest or -(-long * enlarged // short)
+    return {"shortest_edge": enlarged, "longest_edge": max(-(-long // size_divisor) * size_divisor, longest)}
+
+
+def window_starts(length: int, window_size: int, stride: int) -> list[int]:
+    """Where windows begin along one side; the last one ends at the border."""
+    if length <= window_size:
+        return [0]
+    return [*range(0, length - window_size, stride), length - window_size]

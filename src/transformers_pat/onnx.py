@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .image_io_pat import load_photo, target_size, to_rgb
+from .image_io_pat import load_photo, size_for_windows, target_size, to_rgb, window_starts
 from .prompts_pat import (
     BACKGROUND,
     LEARNED,
@@ -27,7 +27,7 @@ from .prompts_pat import (
 )
 
 FACTS_FILE = "pat_onnx.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ class OnnxSegmenter:
         candidate_labels: list[str] | str,
         background: str | float | list[str] | None = None,
         templates: str | list[str] | None = None,
+        window_size: int | None = None,
     ) -> list[dict]:
         """
         Segment one photo, as the `zero-shot-image-segmentation` pipeline does.
@@ -122,14 +123,20 @@ class OnnxSegmenter:
             candidate_labels: The words; ";" separates synonyms.
             background: See [`PatSegmentationPipeline`].
             templates: Prompt templates in place of the checkpoint's own.
+            window_size: Side of windows that slide over the photo at its own resolution by half a window, a multiple
+                of two patches.
 
         Returns:
             The masks, largest first: `label`, `mask` (PIL, mode L, 0 or 255, of the photo's size) and `score`, the
             mean probability of the mask's pixels, 0 to 1.
 
         Raises:
-            ValueError: If the photo can't be read, or labels, background or templates are not usable.
+            ValueError: If the photo can't be read, or labels, background, templates or windows are not usable.
         """
+        if window_size is not None:
+            check_window(window_size, self.facts.size_divisor)
+            if isinstance(photo, dict):
+                raise ValueError("windows need the photo itself: stored codes have the size that was tokenised")
         split = split_candidate_labels(candidate_labels) if isinstance(candidate_labels, str) else candidate_labels
         labels = check_labels(split)
         if background is not None:
@@ -144,8 +151,11 @@ class OnnxSegmenter:
             logits, size = self.segment_codes(photo["codes"], class_embeds), tuple(photo["size"])
         else:
             image = to_rgb(load_photo(photo))
-            logits, _ = self.segment_pixels(self.to_pixel_values(image), class_embeds)
-            size = (image.height, image.width)
+            pixel_values, size = self.to_pixel_values(image, window_size is not None), (image.height, image.width)
+            if window_size is None:
+                logits = self.segment(*self.read(pixel_values), class_embeds)
+            else:
+                logits = self.segment_windows(pixel_values, class_embeds, window_size)
         return _masks(*_resize_and_choose(logits[0], size), labels, background)
 
     def get_class_embeds(self, labels: list[str], templates: str | list[str] | None = None) -> np.ndarray:
@@ -168,33 +178,65 @@ class OnnxSegmenter:
             self._embeds.update(((label, chosen), row) for label, row in zip(missing, sums, strict=True))
         return np.stack([self._embeds[label, chosen] for label in labels])
 
-    def to_pixel_values(self, image: Image.Image) -> np.ndarray:
-        """An RGB photo as the image graph reads it, (1, 3, height, width) float32."""
-        facts = self.facts
-        height, width = target_size(image.height, image.width, facts.size, facts.size_divisor)
+    def to_pixel_values(self, image: Image.Image, for_windows: bool = False) -> np.ndarray:
+        """An RGB photo as the image graph reads it, (1, 3, height, width) float32; not made smaller for windows."""
+        facts, size = self.facts, self.facts.size
+        if for_windows:
+            size = size_for_windows(image.height, image.width, size, facts.size_divisor)
+        height, width = target_size(image.height, image.width, size, facts.size_divisor)
         pixels = np.asarray(image.resize((width, height), Image.Resampling(facts.resample)), dtype=np.float32) / 255
         normalized = (pixels - np.asarray(facts.image_mean, np.float32)) / np.asarray(facts.image_std, np.float32)
         return np.ascontiguousarray(normalized.transpose(2, 0, 1)[None])
 
-    def segment_pixels(
-        self, pixel_values: np.ndarray, class_embeds: np.ndarray
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Logits (batch, num_labels, h, w) and the codes of each level of `to_pixel_values`' images."""
-        logits, *codes = self._run("image", pixel_values, class_embeds)
-        return logits, codes
+    def read(self, pixel_values: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """
+        What [`segment`] needs of images, whatever the words.
+
+        Args:
+            pixel_values: As [`to_pixel_values`] makes them, several of one size at will.
+
+        Returns:
+            Dense embeddings (batch, height, width, dim), and the codes of each level, (batch, rows, columns) int64.
+        """
+        dense_embeds, *codes = self._run("image", pixel_values)
+        return dense_embeds, codes
+
+    def segment(self, dense_embeds: np.ndarray, codes: list[np.ndarray], class_embeds: np.ndarray) -> np.ndarray:
+        """Logits (batch, num_labels, h, w) of images that were read, for any words."""
+        return self._run("segment", dense_embeds, *codes, class_embeds)[0]
+
+    def segment_windows(self, pixel_values: np.ndarray, class_embeds: np.ndarray, window_size: int) -> np.ndarray:
+        """Logits (batch, num_labels, h, w) of `to_pixel_values`' images, averaged where windows overlap by half."""
+        size, stride = pixel_values.shape[2:], window_size // 2
+        total = weight = np.zeros(0)
+        for top in window_starts(size[0], window_size, stride):
+            for left in window_starts(size[1], window_size, stride):
+                window = pixel_values[:, :, top : top + window_size, left : left + window_size]
+                logits = self.segment(*self.read(window), class_embeds)
+                if not total.size:
+                    cell = window.shape[2] // logits.shape[2]
+                    total = np.zeros((*logits.shape[:2], size[0] // cell, size[1] // cell), dtype=np.float32)
+                    weight = np.zeros(total.shape[2:], dtype=np.float32)
+                rows, columns = (
+                    slice(start // cell, start // cell + side)
+                    for start, side in zip((top, left), logits.shape[2:], strict=True)
+                )
+                total[:, :, rows, columns] += logits
+                weight[rows, columns] += 1
+        return total / weight
 
     def encode(self, photo) -> list[np.ndarray]:
         """The codes of a photo, (1, rows, columns) int64 per level, coarsest first."""
-        embeds = np.array([self.facts.background_embed], dtype=np.float32)  # any words: the codes don't depend on them
-        return self.segment_pixels(self.to_pixel_values(to_rgb(load_photo(photo))), embeds)[1]
+        return self.read(self.to_pixel_values(to_rgb(load_photo(photo))))[1]
 
     def segment_codes(self, codes: list, class_embeds: np.ndarray) -> np.ndarray:
         """Logits of stored codes, (rows, columns) or (batch, rows, columns) integers per level."""
-        return self._run("codes", *self._check_codes(codes), class_embeds)[0]
+        checked = self._check_codes(codes)
+        return self.segment(self._run("codes", *checked)[0], checked, class_embeds)
 
     def decode(self, codes: list) -> Image.Image:
         """The picture that stored codes of one photo decode to."""
-        pixels = self._run("pixels", *self._check_codes(codes))[0][0].transpose(1, 2, 0)
+        pixels = self._run("codes", *self._check_codes(codes))[1][0].transpose(1, 2, 0)
         values = (pixels * self.facts.image_std + self.facts.image_mean) * 255
         return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
 
@@ -216,17 +258,27 @@ class OnnxSegmenter:
         return levels
 
     def _run(self, graph: str, *inputs: np.ndarray) -> list[np.ndarray]:
-        session = self._sessions.get(graph)
-        if session is None:
-            import onnxruntime  # type: ignore[import-untyped]
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = self.num_threads
-            path = str(self.folder / f"{graph}.onnx")
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            self._sessions[graph] = session
+        if graph not in self._sessions:
+            self._sessions[graph] = self._open(self.folder / f"{graph}.onnx")
+        session = self._sessions[graph]
         names = [node.name for node in session.get_inputs()]
         return session.run(None, dict(zip(names, inputs, strict=True)))
+
+    def _open(self, path: Path):
+        import onnxruntime  # type: ignore[import-untyped]
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.num_threads
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own, which share no base
+            raise ValueError(f"{path} is missing or damaged: export the checkpoint again ({error})") from None
+
+
+def check_window(window_size: int, patch_size: int) -> None:
+    """Raise `ValueError` unless windows that overlap by half start and end between patches."""
+    if window_size < 1 or window_size % (2 * patch_size):
+        raise ValueError(f"the window must be a multiple of {2 * patch_size} pixels (two patches), got {window_size}")
 
 
 def _resize_and_choose(logits: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

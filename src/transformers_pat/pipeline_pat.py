@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import Pipeline
 
-from .image_io_pat import load_photo
+from .image_io_pat import load_photo, size_for_windows
 from .outputs_pat import PatSegmentationOutput
 from .postprocessing_pat import segment, valid_logits
 from .processing_pat import PatProcessor
@@ -145,7 +145,10 @@ class PatSegmentationPipeline(Pipeline):
             codes = [torch.as_tensor(np.asarray(level, dtype=np.int64))[None] for level in inputs["codes"]]
             return {"photos": [{**item, **inputs, "codes": codes}]}
         photo = load_photo(inputs, timeout=timeout)
-        resizing = {"size": _size_for_windows(photo, self.image_processor)} if window_size else {}
+        resizing = {}
+        if window_size:
+            size = {name: value for name, value in dict(self.image_processor.size).items() if value}
+            resizing["size"] = size_for_windows(photo.height, photo.width, size, self.image_processor.size_divisor)
         pixel_values = self.image_processor(photo, return_tensors="pt", **resizing)["pixel_values"]
         item |= {"pixel_values": pixel_values.to(self.dtype), "size": (photo.height, photo.width)}
         return {"photos": [item]}
@@ -253,20 +256,6 @@ def _pair(photos, label_lists) -> list[dict]:
 
 def _check_candidate_labels(labels) -> list[str]:
     return check_labels(split_candidate_labels(labels) if isinstance(labels, str) else labels)
-
-
-def _size_for_windows(photo: Image.Image, image_processor) -> dict[str, int]:
-    """A size that enlarges the photo as the processor would, but does not make it smaller."""
-    size, divisor = image_processor.size, image_processor.size_divisor
-    short, long = sorted(photo.size)
-    if size.height and size.width:
-        shortest, longest = sorted((size.height, size.width))
-    else:
-        shortest, longest = size.shortest_edge or 0, size.longest_edge
-    enlarged = max(short, shortest)
-    # Without a longest edge nothing limits the long side.
-    longest = longest or -(-long * enlarged // short)
-    return {"shortest_edge": enlarged, "longest_edge": max(-(-long // divisor) * divisor, longest)}
 
 
 __all__ = ["PatSegmentationPipeline"]

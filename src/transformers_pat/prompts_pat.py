@@ -125,6 +125,21 @@ def split_synonyms(label: str) -> list[str]:
     return words
 
 
+def label_names(labels: list[str]) -> list[str]:
+    """
+    Short names of labels: the first synonym, or the whole label where several labels share their first synonym.
+
+    `["car;auto", "car;van", "tree;bush"]` gives `["car;auto", "car;van", "tree"]`, so labels that differ have names
+    that differ.
+    """
+    short = [split_synonyms(label)[0] for label in labels]
+    folded = [name.casefold() for name in short]
+    return [
+        name if folded.count(name.casefold()) == 1 else label.strip()
+        for name, label in zip(short, labels, strict=True)
+    ]
+
+
 def check_labels(labels) -> list[str]:
     """
     The labels, stripped, in the order given.

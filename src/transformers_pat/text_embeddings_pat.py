@@ -9,7 +9,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from .configuration_pat import PatConfig
-from .prompts_pat import check_labels, split_synonyms
+from .prompts_pat import check_labels, label_names
 from .segmenter_pat import PatSegmenter
 
 
@@ -90,21 +90,6 @@ def weights_version(modules: tuple[nn.Module, ...]) -> tuple:
         for module in modules
         for weight in module.parameters()
     )
-
-
-def label_names(labels: list[str]) -> list[str]:
-    """
-    Short names of labels: the first synonym, or the whole label where several labels share their first synonym.
-
-    `["car;auto", "car;van", "tree;bush"]` gives `["car;auto", "car;van", "tree"]`, so labels that differ have names
-    that differ.
-    """
-    short = [split_synonyms(label)[0] for label in labels]
-    folded = [name.casefold() for name in short]
-    return [
-        name if folded.count(name.casefold()) == 1 else label.strip()
-        for name, label in zip(short, labels, strict=True)
-    ]
 
 
 class TextEmbeddingMixin:

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from .image_io_pat import window_starts
 from .outputs_pat import LOSS_FIELDS, PatSegmentationOutput
 
 
@@ -72,13 +73,6 @@ def segment_by_windows(
             total[..., rows, columns] += logits
             weight[..., rows, columns] += 1
     return total / weight
-
-
-def window_starts(length: int, window_size: int, stride: int) -> list[int]:
-    """Where windows begin along one side; the last one ends at the border."""
-    if length <= window_size:
-        return [0]
-    return [*range(0, length - window_size, stride), length - window_size]
 
 
 def group_by_size(pixel_mask: torch.Tensor, pixel_values: torch.Tensor) -> Iterator[tuple[list[int], tuple[int, int]]]:

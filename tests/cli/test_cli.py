@@ -276,7 +276,35 @@ def test_export_names_its_extra_and_spares_other_folders(checkpoint, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     hide = "import sys; sys.modules['onnxruntime'] = None; "  # as if it were not installed
     done = subprocess.run([sys.executable, "-c", hide + code, *arguments], capture_output=True, text=True)
-    assert lines(done.stderr) == ['Error: export needs ONNX: pip install "transformers_pat[onnx]"']
+    assert lines(done.stderr) == ['Error: ONNX is not installed: pip install "transformers_pat[onnx]"']
+
+
+def test_segment_with_onnx_equals_torch_and_needs_neither_torch_nor_transformers(checkpoint, tmp_path):
+    exported = tmp_path / "exported"
+    code = "from transformers_pat.cli.app import app; import sys; app(sys.argv[1:])"
+    program = [sys.executable, "-c", code]
+    subprocess.run([*program, "export", str(exported), "--model", str(checkpoint)], check=True)
+    options = ["--labels", "sky, tree", "--background", "learned", "--window", "64"]
+    torch_options = ["segment", str(PHOTO), *options, "--model", str(checkpoint), "--output", str(tmp_path / "torch")]
+    subprocess.run([*program, *torch_options], check=True)
+    onnx_options = ["segment", str(PHOTO), *options, "--model", str(exported), "--output", str(tmp_path / "onnx")]
+    hide = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; "
+    subprocess.run([sys.executable, "-c", hide + code, *onnx_options, "--runtime", "onnx"], check=True)
+    one, other = (np.asarray(Image.open(tmp_path / name / f"{PHOTO.stem}_labels.png")) for name in ("torch", "onnx"))
+    assert (one == other).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--labels", "sky, tree"], "no exported checkpoint"),
+        ([], "needs --labels"),
+        (["--labels", "sky"], "alone would get every pixel"),
+    ],
+)
+def test_onnx_mistakes_end_in_one_line(run, options, reason):
+    done = run("segment", PHOTO, *options, "--runtime", "onnx")
+    assert done.exit_code == 2 and reason in done.stderr and len(lines(done.stderr)) == 1
 
 
 def test_mistakes_of_train_and_evaluate_end_in_one_line(tmp_path):

@@ -1,5 +1,6 @@
 """Exported graphs against PyTorch, through the calls that users make."""
 
+import shutil
 import subprocess
 import sys
 
@@ -50,18 +51,21 @@ def test_graphs_equal_torch(trained_segmenter, runtime, grid, num_labels):
     pixel_values = random_images(2, *(patch * side for side in grid))
     class_embeds = F.normalize(torch.randn(num_labels, model.config.projection_dim), dim=-1)
     expected = model(pixel_values, text_embeds=class_embeds)
-    logits, codes = runtime.segment_pixels(pixel_values.numpy(), class_embeds.numpy())
+    dense_embeds, codes = runtime.read(pixel_values.numpy())
+    logits = runtime.segment(dense_embeds, codes, class_embeds.numpy())
     np.testing.assert_allclose(logits, expected.logits, atol=1e-4)
     assert all(np.array_equal(found, level) for found, level in zip(codes, expected.codes, strict=True))
     from_codes = runtime.segment_codes(codes, class_embeds.numpy())
     np.testing.assert_allclose(from_codes, model.segment_codes(codes, class_embeds), atol=1e-4)
 
 
-@pytest.mark.parametrize("background", [None, "learned", 0.4, ["road"]])
-def test_masks_are_the_pipelines(trained_segmenter, processor, runtime, photo, background):
+@pytest.mark.parametrize(
+    "options", [{}, {"background": "learned"}, {"background": 0.4}, {"background": ["road"]}, {"window_size": 32}]
+)
+def test_masks_are_the_pipelines(trained_segmenter, processor, runtime, photo, options):
     pipe = PatSegmentationPipeline(model=trained_segmenter.eval(), processor=processor)
-    expected = pipe(photo, candidate_labels=LABELS, background=background)
-    found = runtime(photo, LABELS, background=background)
+    expected = pipe(photo, candidate_labels=LABELS, **options)
+    found = runtime(photo, LABELS, **options)
     assert [one["label"] for one in found] == [one["label"] for one in expected]
     for one, other in zip(found, expected, strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=1e-4)
@@ -99,12 +103,21 @@ assert not {"torch", "transformers"} & set(sys.modules), sorted(sys.modules)
         ((Image.new("RGB", (20, 20)), ["background"], 0.5), "is both a label and what background= adds"),
         ((Image.new("RGB", (20, 20)), ["word " * 99]), "shorten the label"),
         (({"codes": [[[0]]], "size": (8, 8)}, LABELS), "expected codes of"),
+        ((Image.new("RGB", (20, 20)), LABELS, None, None, 33), "multiple of"),
+        (({"codes": [], "size": (8, 8)}, LABELS, None, None, 32), "windows need the photo"),
     ],
 )
 def test_mistakes_are_named_in_one_line(runtime, arguments, message):
     with pytest.raises(ValueError, match=message.replace("=", ".")) as error:
         runtime(*arguments)
     assert "\n" not in str(error.value)
+
+
+def test_a_damaged_graph_is_named(folder, photo, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "image.onnx").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"image\.onnx is missing or damaged"):
+        OnnxSegmenter(tmp_path / "copy")(photo, LABELS)
 
 
 def test_other_folders_are_refused(trained_segmenter, processor, tmp_path):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from transformers_pat.processing_pat import PatProcessor
-from transformers_pat.text_embeddings_pat import TextEmbeddingCache, label_names
+from transformers_pat.prompts_pat import label_names
+from transformers_pat.text_embeddings_pat import TextEmbeddingCache
 
 from ..support.tiny import make_clip
 

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -13,7 +13,7 @@ from rich.table import Table
 from .. import __version__
 from .archive import query, tokenize, verify
 from .codes import codes
-from .common import ModelName, console, load, make_folder, read_labels, require_onnx_extra
+from .common import ModelName, console, fail, load, make_folder, read_labels, require_onnx_extra
 from .jobs import Job, check_archives, plan_jobs
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ def segment(
         int | None,
         typer.Option(metavar="N", min=1, help="Keep the photo's resolution and slide a window of N pixels over it."),
     ] = None,
+    runtime: Annotated[
+        Literal["torch", "onnx"],
+        typer.Option(help='"onnx": --model is a folder that `export` wrote; PyTorch is not needed.'),
+    ] = "torch",
 ) -> None:
     """
     Find the words of --labels in photos.
@@ -88,10 +92,18 @@ def segment(
     """
     jobs = plan_jobs(images, output, ("_overlay.png", "_labels.png", ".json"))
     words = read_labels(labels) if labels else None
-    from .photos import Segmenter
+    from .photos import Segmenter, onnx_segmenter, show, torch_pipeline
 
-    segmenter = load(lambda: Segmenter(model, words, background, templates, window))
-    check_archives(jobs, segmenter.pipeline.model.pat, window)
+    pipeline = None
+    if runtime == "onnx":
+        require_onnx_extra("onnxruntime", "tokenizers")
+        if jobs.archives:
+            fail("archives need --runtime torch")
+        segmenter = load(lambda: onnx_segmenter(model, words, background, templates, window))
+    else:
+        pipeline, all_labels = load(lambda: torch_pipeline(model, words, background, templates, window))
+        check_archives(jobs, pipeline.model.pat, window)
+        segmenter = Segmenter(lambda photos: pipeline(photos, batch_size=len(photos)), all_labels)
     make_folder(output)
     for batch in jobs.batches(batch_size):
         photos = [(job, photo) for job in batch if (photo := jobs.open(job)) is not None]
@@ -99,7 +111,7 @@ def segment(
             continue
         results = segmenter([photo for _, photo in photos])
         for (job, photo), (label_map, regions) in zip(photos, results, strict=True):
-            jobs.save(write_segmentation, job, segmenter.picture(photo), label_map, regions, model)
+            jobs.save(write_segmentation, job, show(photo, pipeline), label_map, regions, model)
             console.print(segmentation_table(job, regions))
     jobs.finish(output)
 
@@ -138,7 +150,7 @@ def export(
 
     Takes about a minute. Batch, size and number of labels stay free.
     """
-    require_onnx_extra()
+    require_onnx_extra("onnxruntime", "onnxscript")
     from ..export import export_onnx
     from ..loading import load_checkpoint
     from ..modeling_pat import PatForSemanticSegmentation
@@ -191,7 +203,7 @@ def write_segmentation(job: Job, photo: "Image", label_map: "np.ndarray", region
     import numpy as np
     from PIL import Image
 
-    from ..text_embeddings_pat import label_names
+    from ..prompts_pat import label_names
     from ..visualization import overlay
 
     overlay(photo, label_map, label_names([region.label for region in regions])).save(job.path("_overlay.png"))

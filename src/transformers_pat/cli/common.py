@@ -70,13 +70,10 @@ def require_archive_extra(engine: str = "local") -> None:
         raise ValueError('--engine ray needs Ray Data: pip install "transformers_pat[ray]"')
 
 
-def require_onnx_extra() -> None:
-    """End with one line if the extra `onnx` is not installed."""
-    try:
-        import onnxruntime  # type: ignore[import-untyped]  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        fail('export needs ONNX: pip install "transformers_pat[onnx]"')
+def require_onnx_extra(*modules: str) -> None:
+    """End with one line if one of these modules of the extra `onnx` is not installed."""
+    if any(importlib.util.find_spec(name) is None for name in modules):
+        fail('ONNX is not installed: pip install "transformers_pat[onnx]"')
 
 
 def is_archive(name: str) -> bool:

@@ -1,20 +1,20 @@
 """What `transformers-pat segment` and `reconstruct` compute: from photos to results."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Union
 
 import numpy as np
 from PIL import Image
 
-from ..loading import load_checkpoint
-from ..modeling_pat import PatForSemanticSegmentation, PatModel
-from ..pipeline_pat import PatSegmentationPipeline
 from ..prompts_pat import BACKGROUND, LEARNED, check_labels, resolve_templates, split_candidate_labels
-from ..reconstruction import Reconstruction, reconstruct, reconstruct_codes
 
 if TYPE_CHECKING:
     from ..archive import TokenizedPhoto
+    from ..pipeline_pat import PatSegmentationPipeline
+    from ..reconstruction import Reconstruction
+
+# torch and transformers are imported where they are needed: ONNX Runtime does without.
 
 # A photo, or its codes in an archive.
 Photo = Union[Image.Image, "TokenizedPhoto"]
@@ -32,74 +32,20 @@ class Region:
 
 class Segmenter:
     """
-    Segments photos with one checkpoint and one list of labels.
+    Segments photos with one list of labels.
 
     Args:
-        checkpoint: Hub name or folder.
-        labels: Words, ";" between synonyms; the checkpoint's fixed vocabulary if None.
-        background: What to label "background": pixels with a score below a number (0 to 1), or pixels of other,
-            comma-separated words. None: every pixel gets one of the labels.
-        templates: Prompt templates; the checkpoint's by default.
-        window: Side in pixels of a sliding window over the photo at its full resolution; by default the photo is
-            resized to the model's size.
-
-    Raises:
-        ValueError: If labels, templates, background or window are not usable, or the checkpoint is damaged.
-        OSError: If the checkpoint can't be loaded.
+        find_masks: From photos, or codes as the pipeline reads them, to the masks of each as the pipeline gives them.
+        labels: All labels that masks can have, in order.
     """
 
-    def __init__(
-        self,
-        checkpoint: str,
-        labels: list[str] | None,
-        background: str | None = None,
-        templates: str | None = None,
-        window: int | None = None,
-    ):
-        words = None if labels is None else check_labels(labels)
-        if words and len(words) == 1 and background is None:
-            raise ValueError(
-                f"{words[0]!r} alone would get every pixel: give other labels too, or say what else there is, "
-                "for instance with --background learned"
-            )
-        policy = parse_background(background)
-        distractors = policy if isinstance(policy, list) else []
-        check_labels([*(words or []), *distractors, *([BACKGROUND] if background is not None else [])] or ["none"])
-        if templates is not None:
-            resolve_templates(templates)
-        model, processor = load_checkpoint(PatForSemanticSegmentation, checkpoint)
-        check_window(window, model.config.vision_config.patch_size)
-        if words is None and model.class_embeds is None:
-            raise ValueError("this checkpoint has no vocabulary of its own: say what to look for with --labels")
-        if to_encode := [*(words or []), *distractors]:
-            model.get_text_embeds(to_encode, processor, templates)  # a label that is too long shows now
-        self.labels = words or [label for _, label in sorted(model.config.id2label.items())]
-        if background is not None:
-            self.labels = [*self.labels, BACKGROUND]
-        self.pipeline = PatSegmentationPipeline(
-            model=model,
-            processor=processor,
-            device=model.device,
-            candidate_labels=words,
-            background=policy,
-            templates=templates,
-            window_size=window,
-        )
+    def __init__(self, find_masks: Callable[[list], list[list[dict]]], labels: list[str]):
+        self.find_masks, self.labels = find_masks, labels
 
     def __call__(self, photos: Sequence[Photo]) -> list[tuple[np.ndarray, list[Region]]]:
         """Label map of each photo, (H, W) int64 indices into `labels`, and a [`Region`] for each label, in order."""
         inputs = [photo if isinstance(photo, Image.Image) else photo.to_pipeline() for photo in photos]
-        found = self.pipeline(inputs, batch_size=len(photos))
-        return [self._merge(photo, masks) for photo, masks in zip(photos, found, strict=True)]
-
-    def picture(self, photo: Photo) -> Image.Image:
-        """What to draw masks on: the photo, or what its codes decode to, at the photo's size."""
-        if isinstance(photo, Image.Image):
-            return photo
-        from ..archive.pictures import show_photo
-
-        picture = show_photo(photo, self.pipeline.model.pat, self.pipeline.processor)
-        return picture.resize((photo.width, photo.height))
+        return [self._merge(photo, masks) for photo, masks in zip(photos, self.find_masks(inputs), strict=True)]
 
     def _merge(self, photo: Photo, masks: list[dict]) -> tuple[np.ndarray, list[Region]]:
         label_map = np.zeros((photo.height, photo.width), dtype=np.int64)
@@ -110,6 +56,109 @@ class Segmenter:
             label_map[mask] = index
             regions[index] = Region(index, found["label"], round(float(mask.mean()), 6), round(found["score"], 6))
         return label_map, regions
+
+
+def torch_pipeline(
+    checkpoint: str,
+    labels: list[str] | None,
+    background: str | None = None,
+    templates: str | None = None,
+    window: int | None = None,
+) -> "tuple[PatSegmentationPipeline, list[str]]":
+    """
+    Load a checkpoint for one list of labels.
+
+    Args:
+        checkpoint: Hub name or folder.
+        labels: Words, ";" between synonyms; the checkpoint's fixed vocabulary if None.
+        background: What to label "background", see [`parse_background`]. None: every pixel gets one of the labels.
+        templates: Prompt templates; the checkpoint's by default.
+        window: Side in pixels of a sliding window over the photo at its full resolution; by default the photo is
+            resized to the model's size.
+
+    Returns:
+        The pipeline, and all labels that its masks can have.
+
+    Raises:
+        ValueError: If labels, templates, background or window are not usable, or the checkpoint is damaged.
+        OSError: If the checkpoint can't be loaded.
+    """
+    policy = check_words(labels, background, templates)
+    from ..loading import load_checkpoint
+    from ..modeling_pat import PatForSemanticSegmentation
+    from ..onnx import check_window
+    from ..pipeline_pat import PatSegmentationPipeline
+
+    model, processor = load_checkpoint(PatForSemanticSegmentation, checkpoint)
+    if window is not None:
+        check_window(window, model.config.vision_config.patch_size)
+    if labels is None and model.class_embeds is None:
+        raise ValueError("this checkpoint has no vocabulary of its own: say what to look for with --labels")
+    if to_encode := [*(labels or []), *(policy if isinstance(policy, list) else [])]:
+        model.get_text_embeds(to_encode, processor, templates)  # a label that is too long shows now
+    pipeline = PatSegmentationPipeline(
+        model=model,
+        processor=processor,
+        device=model.device,
+        candidate_labels=labels,
+        background=policy,
+        templates=templates,
+        window_size=window,
+    )
+    words = labels or [label for _, label in sorted(model.config.id2label.items())]
+    return pipeline, words if background is None else [*words, BACKGROUND]
+
+
+def onnx_segmenter(
+    folder: str,
+    labels: list[str] | None,
+    background: str | None = None,
+    templates: str | None = None,
+    window: int | None = None,
+) -> Segmenter:
+    """Load what `transformers-pat export` wrote, without PyTorch. Args: see [`torch_pipeline`]; labels are needed."""
+    if labels is None:
+        raise ValueError("--runtime onnx needs --labels")
+    policy = check_words(labels, background, templates)
+    from ..onnx import OnnxSegmenter, check_window
+
+    segmenter = OnnxSegmenter(folder)
+    if window is not None:
+        check_window(window, segmenter.facts.size_divisor)
+    segmenter.get_class_embeds([*labels, *(policy if isinstance(policy, list) else [])], templates)
+
+    def find_masks(photos: list) -> list[list[dict]]:
+        return [segmenter(photo, labels, policy, templates, window) for photo in photos]
+
+    return Segmenter(find_masks, labels if background is None else [*labels, BACKGROUND])
+
+
+def check_words(
+    labels: list[str] | None, background: str | None, templates: str | None
+) -> str | float | list[str] | None:
+    """The background policy; `ValueError` if it, the labels or the templates are not usable."""
+    words = [] if labels is None else check_labels(labels)
+    if len(words) == 1 and background is None:
+        raise ValueError(
+            f"{words[0]!r} alone would get every pixel: give other labels too, or say what else there is, "
+            "for instance with --background learned"
+        )
+    policy = parse_background(background)
+    distractors = policy if isinstance(policy, list) else []
+    check_labels([*words, *distractors, *([BACKGROUND] if background is not None else [])] or ["none"])
+    if templates is not None:
+        resolve_templates(templates)
+    return policy
+
+
+def show(photo: Photo, pipeline: "PatSegmentationPipeline | None") -> Image.Image:
+    """What to draw masks on: the photo, or what its codes decode to, at the photo's size."""
+    if isinstance(photo, Image.Image):
+        return photo
+    assert pipeline is not None  # codes are PyTorch's alone
+    from ..archive.pictures import show_photo
+
+    return show_photo(photo, pipeline.model.pat, pipeline.processor).resize((photo.width, photo.height))
 
 
 class Reconstructor:
@@ -125,10 +174,15 @@ class Reconstructor:
     """
 
     def __init__(self, checkpoint: str):
+        from ..loading import load_checkpoint
+        from ..modeling_pat import PatModel
+
         self.model, self.processor = load_checkpoint(PatModel, checkpoint)
 
-    def __call__(self, photo: Photo) -> tuple[Image.Image | None, list[Reconstruction]]:
+    def __call__(self, photo: Photo) -> "tuple[Image.Image | None, list[Reconstruction]]":
         """The photo at the model's size, None if only its codes are left; and its reconstructions."""
+        from ..reconstruction import reconstruct, reconstruct_codes
+
         if isinstance(photo, Image.Image):
             return reconstruct(self.model, self.processor, photo)
         from ..archive.pictures import find_photo
@@ -158,9 +212,3 @@ def parse_background(background: str | None) -> str | float | list[str] | None:
     if not 0 < score < 1:
         raise ValueError(f"a background score must be between 0 and 1, got {background}")
     return score
-
-
-def check_window(window: int | None, patch_size: int) -> None:
-    """Raise `ValueError` unless windows that overlap by half start and end between patches."""
-    if window is not None and (window < 1 or window % (2 * patch_size)):
-        raise ValueError(f"the window must be a multiple of {2 * patch_size} pixels (two patches), got {window}")

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import Dim
 
 from ..layers_pat import level_grid
-from ..modeling_pat import PatForSemanticSegmentation
+from ..modeling_pat import PatForSemanticSegmentation, PatModel
 from ..onnx import Facts
 from ..processing_pat import MAX_PROMPT_TOKENS, PatProcessor
 
@@ -21,39 +21,47 @@ logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(loggin
 
 
 class ImageGraph(nn.Module):
-    """Pixels and class embeddings to logits and codes."""
+    """Pixels to dense embeddings and codes."""
 
-    def __init__(self, model: PatForSemanticSegmentation):
+    def __init__(self, pat: PatModel):
         super().__init__()
-        self.model = model
+        self.pat = pat
 
-    def forward(self, pixel_values: torch.Tensor, class_embeds: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(batch, 3, H, W), whole patches, and (num_labels, projection_dim); as [`PatForSemanticSegmentation`]."""
-        output = self.model.segment_images(pixel_values, class_embeds)
-        assert output.codes is not None and output.logits is not None
-        return output.logits, *output.codes
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(batch, 3, H, W), whole patches, to (batch, height, width, projection_dim) and the codes of each level."""
+        features = self.pat.extract_features(pixel_values)
+        return features.dense_embeds, *self.pat.tokenize(features).codes
 
 
 class CodesGraph(nn.Module):
-    """Codes and class embeddings to logits; codes alone to pixels."""
+    """Codes to the dense embeddings and pixels that they stand for."""
+
+    def __init__(self, pat: PatModel):
+        super().__init__()
+        self.pat = pat
+
+    def forward(self, codes: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, rows, columns) int64 per level; values are not checked."""
+        tokens, config = decode_tokens(self.pat, codes), self.pat.config
+        rows, columns = (
+            side // config.cells_per_patch * config.patches_per_cell for side in tokens.shape[1:3]
+        )  # whole patches
+        return self.pat.to_patch_embeds(tokens, (rows, columns)), self.pat.to_pixels(tokens)
+
+
+class SegmentGraph(nn.Module):
+    """Dense embeddings and codes of an image, and class embeddings, to logits."""
 
     def __init__(self, model: PatForSemanticSegmentation):
         super().__init__()
         self.model = model
 
-    def forward(self, codes: list[torch.Tensor], class_embeds: torch.Tensor | None = None) -> torch.Tensor:
-        """(batch, rows, columns) int64 per level and (num_labels, projection_dim); values are not checked."""
-        pat, config = self.model.pat, self.model.config
-        vectors = [codebook.lookup(level) for codebook, level in zip(pat.codebooks, codes, strict=True)]
-        tokens = pat.decoder(vectors)
-        if class_embeds is None:
-            return pat.to_pixels(tokens)
-        rows, columns = (
-            side // config.cells_per_patch * config.patches_per_cell for side in tokens.shape[1:3]
-        )  # whole patches
-        patch_embeds = pat.to_patch_embeds(tokens, (rows, columns))
-        guidance = self.model.segmenter.guide(tokens, patch_embeds)
-        return self.model.segmenter(patch_embeds, class_embeds, self.model.logit_scale.exp(), guidance)
+    def forward(
+        self, dense_embeds: torch.Tensor, codes: list[torch.Tensor], class_embeds: torch.Tensor
+    ) -> torch.Tensor:
+        """As the other graphs give them, and (num_labels, projection_dim)."""
+        guidance = self.model.segmenter.guide(decode_tokens(self.model.pat, codes), dense_embeds)
+        return self.model.segmenter(dense_embeds, class_embeds, self.model.logit_scale.exp(), guidance)
 
 
 class TextGraph(nn.Module):
@@ -70,9 +78,14 @@ class TextGraph(nn.Module):
         return nn.functional.normalize(self.text_projection(pooled), dim=-1)
 
 
+def decode_tokens(pat: PatModel, codes: list[torch.Tensor]) -> torch.Tensor:
+    """What the shared decoder makes of all levels' codes, whose values are not checked."""
+    return pat.decoder([codebook.lookup(level) for codebook, level in zip(pat.codebooks, codes, strict=True)])
+
+
 def export_onnx(model: PatForSemanticSegmentation, processor: PatProcessor, folder: str | Path) -> None:
     """
-    Write `image.onnx`, `codes.onnx`, `text.onnx`, `pixels.onnx`, the tokenizer and the facts of preprocessing.
+    Write `image.onnx`, `codes.onnx`, `segment.onnx`, `text.onnx`, the tokenizer and the facts of preprocessing.
 
     Batch, image size and number of labels are free in every graph; weights are float32.
 
@@ -91,40 +104,64 @@ def export_onnx(model: PatForSemanticSegmentation, processor: PatProcessor, fold
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model = model.float().eval()
-    for name, graph, inputs, dynamic in _graphs(model):
-        _export(graph, inputs, dynamic, partial / f"{name}.onnx")
+    for graph in _graphs(model):
+        graph.export(partial)
     processor.tokenizer.backend_tokenizer.save(str(partial / "tokenizer.json"))
     _facts(model, processor).save(partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
 
-def _graphs(model: PatForSemanticSegmentation) -> Iterator[tuple[str, nn.Module, tuple, tuple]]:
-    """Name, module, example inputs and free dimensions. No example dimension is 0, 1 or equal to another by chance."""
+@dataclass
+class _Graph:
+    """A graph to export: example inputs, which of their dimensions are free, and names."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple
+    dynamic: tuple
+    input_names: list[str]
+    output_names: list[str]
+
+    @torch.no_grad()
+    def export(self, folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's, about its own internals
+            # Not optimised: onnxscript's pass fails on the free sizes, and ONNX Runtime optimises on loading anyway.
+            program = torch.onnx.export(
+                self.module.eval(),
+                self.inputs,
+                input_names=self.input_names,
+                output_names=self.output_names,
+                dynamic_shapes=self.dynamic,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+            )
+        assert program is not None
+        program.save(folder / f"{self.name}.onnx")
+
+
+def _graphs(model: PatForSemanticSegmentation) -> list[_Graph]:
+    """No dimension of the example inputs is 0, 1 or equal to another by chance."""
     config, free = model.config, Dim.AUTO
     patch, grid = config.vision_config.patch_size, (11, 13)
     rows, columns = (patch * Dim(name, min=2, max=1024) for name in ("rows", "columns"))
-    class_embeds = nn.functional.normalize(torch.randn(5, config.projection_dim), dim=-1)
-    codes = [torch.zeros(2, *level_grid(grid, stride), dtype=torch.int64) for stride in config.level_strides]
-    free_codes = [{0: free, 1: free, 2: free} for _ in codes]
     pixel_values = torch.randn(2, 3, *(patch * side for side in grid))
-    yield "image", ImageGraph(model), (pixel_values, class_embeds), ({0: free, 2: rows, 3: columns}, {0: free})
-    yield "codes", CodesGraph(model), (codes, class_embeds), (free_codes, {0: free})
-    yield "pixels", CodesGraph(model), (codes,), (free_codes,)
-    input_ids = torch.full((3, 7), model.config.text_config.eos_token_id)
-    yield "text", TextGraph(model), (input_ids,), ({0: free, 1: free},)
-
-
-@torch.no_grad()
-def _export(graph: nn.Module, inputs: tuple, dynamic: tuple, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about its own internals
-        # Not optimised: onnxscript's pass fails on the free sizes, and ONNX Runtime optimises on loading anyway.
-        program = torch.onnx.export(
-            graph.eval(), inputs, dynamo=True, dynamic_shapes=dynamic, optimize=False, verbose=False
-        )
-        assert program is not None
-        program.save(path)
+    dense_embeds = nn.functional.normalize(torch.randn(2, *grid, config.projection_dim), dim=-1)
+    codes = [torch.zeros(2, *level_grid(grid, stride), dtype=torch.int64) for stride in config.level_strides]
+    class_embeds = nn.functional.normalize(torch.randn(5, config.projection_dim), dim=-1)
+    input_ids = torch.full((3, 7), config.text_config.eos_token_id)
+    free_grid, names = {0: free, 1: free, 2: free}, [f"codes_{level}" for level in range(config.num_levels)]
+    free_codes = [free_grid for _ in codes]
+    return [
+        _Graph("image", ImageGraph(model.pat), (pixel_values,), ({0: free, 2: rows, 3: columns},), ["pixel_values"],
+               ["dense_embeds", *names]),
+        _Graph("codes", CodesGraph(model.pat), (codes,), (free_codes,), names, ["dense_embeds", "pixel_values"]),
+        _Graph("segment", SegmentGraph(model), (dense_embeds, codes, class_embeds),
+               (free_grid, free_codes, {0: free}), ["dense_embeds", *names, "class_embeds"], ["logits"]),
+        _Graph("text", TextGraph(model), (input_ids,), ({0: free, 1: free},), ["input_ids"], ["prompt_embeds"]),
+    ]  # fmt: skip
 
 
 def _facts(model: PatForSemanticSegmentation, processor: PatProcessor) -> Facts:
