@@ -265,7 +265,7 @@ class OnnxSegmenter:
         return session.run(None, dict(zip(names, inputs, strict=True)))
 
     def _open(self, path: Path):
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.num_threads

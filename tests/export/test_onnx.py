@@ -83,6 +83,26 @@ def test_codes_of_a_photo_are_segmented_and_decoded(trained_segmenter, processor
     assert decoded.size == (runtime.to_pixel_values(photo).shape[3], runtime.to_pixel_values(photo).shape[2])
 
 
+@pytest.mark.parametrize("int8", ["dynamic", "static"])
+def test_int8_is_smaller_and_nearly_the_same(trained_segmenter, processor, runtime, photo, tmp_path, int8):
+    photos = [photo] if int8 == "static" else []
+    export_onnx(trained_segmenter, processor, tmp_path / "int8", int8=int8, photos=photos)
+    small = OnnxSegmenter(tmp_path / "int8", num_threads=1)
+    for graph in ("image", "segment", "text"):
+        sizes = [(one.folder / f"{graph}.onnx").stat().st_size for one in (small, runtime)]
+        assert sizes[0] < sizes[1]
+    class_embeds = runtime.get_class_embeds(LABELS)
+    assert (small.get_class_embeds(LABELS) * class_embeds).sum(1).min() > 0.98
+    dense_embeds = runtime.read(runtime.to_pixel_values(photo))[0]
+    assert (small.read(runtime.to_pixel_values(photo))[0] * dense_embeds).sum(-1).mean() > 0.98
+
+
+def test_static_int8_needs_photos(trained_segmenter, processor, tmp_path):
+    with pytest.raises(ValueError, match="needs photos"):
+        export_onnx(trained_segmenter, processor, tmp_path / "int8", int8="static")
+    assert not list(tmp_path.iterdir())
+
+
 def test_neither_torch_nor_transformers_is_imported(folder, photo, tmp_path):
     photo.save(tmp_path / "photo.png")
     code = """

@@ -13,7 +13,7 @@ from rich.table import Table
 from .. import __version__
 from .archive import query, tokenize, verify
 from .codes import codes
-from .common import ModelName, console, fail, load, make_folder, read_labels, require_onnx_extra
+from .common import ModelName, console, fail, find_images, load, make_folder, read_labels, require_onnx_extra
 from .jobs import Job, check_archives, plan_jobs
 
 if TYPE_CHECKING:
@@ -144,19 +144,30 @@ def reconstruct(images: Images, model: ModelName = "pat-nano", output: OutputFol
 def export(
     output: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.", show_default=False)],
     model: ModelName = "pat-nano",
+    format: Annotated[Literal["onnx"], typer.Option(help="What to write.")] = "onnx",
+    int8: Annotated[
+        Literal["dynamic", "static"] | None,
+        typer.Option(help="Weights of 8 bits, activations by their range in each run or over --photos."),
+    ] = None,
+    photos: Annotated[
+        list[str] | None, typer.Option(metavar="IMAGE", help="For --int8 static: files, folders or globs; a few do.")
+    ] = None,
 ) -> None:
     """
     Write a checkpoint as ONNX graphs, which `transformers_pat.onnx` runs without PyTorch.
 
     Takes about a minute. Batch, size and number of labels stay free.
     """
+    found, missing = find_images(photos or [])
+    if missing:
+        fail(f"no images found: {', '.join(missing)}")
     require_onnx_extra("onnxruntime", "onnxscript")
     from ..export import export_onnx
     from ..loading import load_checkpoint
     from ..modeling_pat import PatForSemanticSegmentation
 
     with console.status("exporting"):
-        load(lambda: export_onnx(*load_checkpoint(PatForSemanticSegmentation, model), output))
+        load(lambda: export_onnx(*load_checkpoint(PatForSemanticSegmentation, model), output, int8, found))
     size = sum(path.stat().st_size for path in output.iterdir())
     console.print(f"{output}: {size / 1e6:.1f} MB")
 

@@ -4,10 +4,13 @@ import logging
 import os
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.export import Dim
 
@@ -15,6 +18,7 @@ from ..layers_pat import level_grid
 from ..modeling_pat import PatForSemanticSegmentation, PatModel
 from ..onnx import Facts
 from ..processing_pat import MAX_PROMPT_TOKENS, PatProcessor
+from .quantization import quantize_onnx
 
 # It says for each graph that torchvision, which nothing here uses, is not installed.
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
@@ -83,20 +87,30 @@ def decode_tokens(pat: PatModel, codes: list[torch.Tensor]) -> torch.Tensor:
     return pat.decoder([codebook.lookup(level) for codebook, level in zip(pat.codebooks, codes, strict=True)])
 
 
-def export_onnx(model: PatForSemanticSegmentation, processor: PatProcessor, folder: str | Path) -> None:
+def export_onnx(
+    model: PatForSemanticSegmentation,
+    processor: PatProcessor,
+    folder: str | Path,
+    int8: Literal["dynamic", "static"] | None = None,
+    photos: Sequence[str | Path | Image.Image] = (),
+) -> None:
     """
     Write `image.onnx`, `codes.onnx`, `segment.onnx`, `text.onnx`, the tokenizer and the facts of preprocessing.
 
-    Batch, image size and number of labels are free in every graph; weights are float32.
+    Batch, image size and number of labels are free in every graph; weights are float32 unless `int8` is chosen.
 
     Args:
         model: In float32.
         processor: The checkpoint's.
         folder: Made if it is missing. It appears when all is written.
+        int8: See [`quantize_onnx`].
+        photos: For `"static"`: a few photos like those that will be segmented, paths or PIL images.
 
     Raises:
-        ValueError: If the folder exists and has something else in it.
+        ValueError: If the folder exists and has something else in it, or photos are missing or can't be read.
     """
+    if (int8 == "static") != bool(photos):
+        raise ValueError('int8="static" needs photos to find the range of activations, and nothing else does')
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "image.onnx").is_file():
         raise ValueError(f"{str(folder)!r} has other files in it: choose a new folder")
@@ -108,6 +122,8 @@ def export_onnx(model: PatForSemanticSegmentation, processor: PatProcessor, fold
         graph.export(partial)
     processor.tokenizer.backend_tokenizer.save(str(partial / "tokenizer.json"))
     _facts(model, processor).save(partial)
+    if int8 is not None:
+        quantize_onnx(partial, photos)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
