@@ -10,7 +10,7 @@ PYTEST := -m pytest -n $(WORKERS)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-newest test-oldest conformance lint format lock picture results
+.PHONY: demo test test-newest test-oldest conformance lint format lock picture results web web-test
 
 demo: .venv/installed
 	$(BIN)/transformers-pat segment examples/photos/china.jpg --labels "$(LABELS)" --output demo
@@ -53,6 +53,13 @@ results: .venv/installed-dev
 picture: demo
 	mkdir -p docs/images
 	cp demo/china_overlay.png docs/images/demo.png
+
+# The page that segments in the browser, in web/dist. Needs Node.js; its test needs Chromium.
+web: .venv/installed-dev
+	cd web && npm ci --silent --ignore-scripts --no-audit --no-fund && PATH="$(CURDIR)/$(BIN):$$PATH" npm run build
+
+web-test: web
+	cd web && PATH="$(CURDIR)/$(BIN):$$PATH" npm test
 
 .venv/created:
 	$(PYTHON) -m venv .venv

@@ -40,7 +40,7 @@ class Facts:
         size_divisor: Sides of what the image graph reads are multiples of this.
         resample: Pillow's number of the filter.
         image_mean, image_std: Of RGB values from 0 to 1.
-        prompt_templates: As in the processor: the name of a set or a list.
+        prompt_templates: The checkpoint's own, with {} where the label goes.
         pad_token_id: Fills prompts after their end.
         max_prompt_tokens: Longest prompt.
         codebook_sizes: Number of codes of each level, coarsest first.
@@ -53,7 +53,7 @@ class Facts:
     resample: int
     image_mean: list[float]
     image_std: list[float]
-    prompt_templates: str | list[str]
+    prompt_templates: list[str]
     pad_token_id: int
     max_prompt_tokens: int
     codebook_sizes: list[int]
@@ -232,13 +232,19 @@ class OnnxSegmenter:
     def segment_codes(self, codes: list, class_embeds: np.ndarray) -> np.ndarray:
         """Logits of stored codes, (rows, columns) or (batch, rows, columns) integers per level."""
         checked = self._check_codes(codes)
-        return self.segment(self._run("codes", *checked)[0], checked, class_embeds)
+        return self.segment(self._decode(checked)[0], checked, class_embeds)
 
-    def decode(self, codes: list) -> Image.Image:
-        """The picture that stored codes of one photo decode to."""
-        pixels = self._run("codes", *self._check_codes(codes))[1][0].transpose(1, 2, 0)
+    def decode(self, codes: list, num_levels: int | None = None) -> Image.Image:
+        """The picture that stored codes of one photo decode to; of the coarsest `num_levels` levels only at will."""
+        pixels = self._decode(self._check_codes(codes), num_levels)[1][0].transpose(1, 2, 0)
         values = (pixels * self.facts.image_std + self.facts.image_mean) * 255
         return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+    def _decode(self, codes: list[np.ndarray], num_levels: int | None = None) -> list[np.ndarray]:
+        num_levels = len(codes) if num_levels is None else num_levels
+        if not 1 <= num_levels <= len(codes):
+            raise ValueError(f"num_levels must be 1 to {len(codes)}, got {num_levels}")
+        return self._run("codes", *codes, np.arange(len(codes)) < num_levels)
 
     def _check_codes(self, codes: list) -> list[np.ndarray]:
         sizes = self.facts.codebook_sizes

@@ -13,6 +13,7 @@ from PIL import Image
 from transformers_pat import PatProcessor, PatSegmentationPipeline
 from transformers_pat.export import export_onnx
 from transformers_pat.onnx import OnnxSegmenter
+from transformers_pat.reconstruction import to_image
 
 from ..support.tiny import random_images
 
@@ -72,6 +73,7 @@ def test_masks_are_the_pipelines(trained_segmenter, processor, runtime, photo, o
         assert (np.asarray(one["mask"]) == np.asarray(other["mask"])).mean() > 0.999
 
 
+@torch.no_grad()
 def test_codes_of_a_photo_are_segmented_and_decoded(trained_segmenter, processor, runtime, photo):
     codes = [level[0] for level in runtime.encode(photo)]
     size = (photo.height, photo.width)
@@ -79,8 +81,14 @@ def test_codes_of_a_photo_are_segmented_and_decoded(trained_segmenter, processor
     expected = pipe({"codes": codes, "size": size}, candidate_labels=LABELS)
     found = runtime({"codes": codes, "size": size}, "sky, car;lorry, tree")
     assert [one["label"] for one in found] == [one["label"] for one in expected]
-    decoded = runtime.decode(codes)
-    assert decoded.size == (runtime.to_pixel_values(photo).shape[3], runtime.to_pixel_values(photo).shape[2])
+    batch = [torch.tensor(level)[None] for level in codes]
+    for num_levels in range(1, len(codes) + 1):
+        pixels = trained_segmenter.pat.decode(batch, num_levels=num_levels)
+        expected = to_image(pixels[0], processor)
+        found = runtime.decode(codes, num_levels)
+        assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 1
+    with pytest.raises(ValueError, match="num_levels must be 1 to"):
+        runtime.decode(codes, 0)
 
 
 @pytest.mark.parametrize("int8", ["dynamic", "static"])
@@ -110,7 +118,7 @@ import sys
 from transformers_pat.onnx import OnnxSegmenter
 masks = OnnxSegmenter(sys.argv[1])(sys.argv[2], ["sky", "car"], background="learned")
 assert masks, masks
-assert not {"torch", "transformers"} & set(sys.modules), sorted(sys.modules)
+assert not {"torch", "transformers"} & set(sys.modules), {'torch', 'transformers'} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code, folder, tmp_path / "photo.png"], check=True)
 

@@ -18,6 +18,7 @@ from ..layers_pat import level_grid
 from ..modeling_pat import PatForSemanticSegmentation, PatModel
 from ..onnx import Facts
 from ..processing_pat import MAX_PROMPT_TOKENS, PatProcessor
+from ..prompts_pat import resolve_templates
 from .quantization import quantize_onnx
 
 # It says for each graph that torchvision, which nothing here uses, is not installed.
@@ -44,9 +45,9 @@ class CodesGraph(nn.Module):
         super().__init__()
         self.pat = pat
 
-    def forward(self, codes: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, rows, columns) int64 per level; values are not checked."""
-        tokens, config = decode_tokens(self.pat, codes), self.pat.config
+    def forward(self, codes: list[torch.Tensor], keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, rows, columns) int64 per level, not checked, and (num_levels,) bool: the levels to decode."""
+        tokens, config = decode_tokens(self.pat, codes, keep), self.pat.config
         rows, columns = (
             side // config.cells_per_patch * config.patches_per_cell for side in tokens.shape[1:3]
         )  # whole patches
@@ -82,9 +83,10 @@ class TextGraph(nn.Module):
         return nn.functional.normalize(self.text_projection(pooled), dim=-1)
 
 
-def decode_tokens(pat: PatModel, codes: list[torch.Tensor]) -> torch.Tensor:
-    """What the shared decoder makes of all levels' codes, whose values are not checked."""
-    return pat.decoder([codebook.lookup(level) for codebook, level in zip(pat.codebooks, codes, strict=True)])
+def decode_tokens(pat: PatModel, codes: list[torch.Tensor], keep: torch.Tensor | None = None) -> torch.Tensor:
+    """What the shared decoder makes of all levels' codes, or of those to `keep`; their values are not checked."""
+    vectors = [codebook.lookup(level) for codebook, level in zip(pat.codebooks, codes, strict=True)]
+    return pat.decoder(vectors, None if keep is None else keep.expand(codes[0].shape[0], -1))
 
 
 def export_onnx(
@@ -173,7 +175,8 @@ def _graphs(model: PatForSemanticSegmentation) -> list[_Graph]:
     return [
         _Graph("image", ImageGraph(model.pat), (pixel_values,), ({0: free, 2: rows, 3: columns},), ["pixel_values"],
                ["dense_embeds", *names]),
-        _Graph("codes", CodesGraph(model.pat), (codes,), (free_codes,), names, ["dense_embeds", "pixel_values"]),
+        _Graph("codes", CodesGraph(model.pat), (codes, torch.ones(len(codes), dtype=torch.bool)), (free_codes, {}),
+               [*names, "keep"], ["dense_embeds", "pixel_values"]),
         _Graph("segment", SegmentGraph(model), (dense_embeds, codes, class_embeds),
                (free_grid, free_codes, {0: free}), ["dense_embeds", *names, "class_embeds"], ["logits"]),
         _Graph("text", TextGraph(model), (input_ids,), ({0: free, 1: free},), ["input_ids"], ["prompt_embeds"]),
@@ -188,7 +191,7 @@ def _facts(model: PatForSemanticSegmentation, processor: PatProcessor) -> Facts:
         resample=int(images.resample),
         image_mean=list(images.image_mean),
         image_std=list(images.image_std),
-        prompt_templates=processor.prompt_templates,
+        prompt_templates=list(resolve_templates(processor.prompt_templates)),
         pad_token_id=processor.tokenizer.pad_token_id,
         max_prompt_tokens=min(processor.tokenizer.model_max_length, MAX_PROMPT_TOKENS),
         codebook_sizes=list(model.config.codebook_sizes),
