@@ -46,9 +46,11 @@ def pixel_shuffle(features: torch.Tensor, factor: int) -> torch.Tensor:
     return F.pixel_shuffle(features.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1)
 
 
-def repeat_cells(features: torch.Tensor, factor: int) -> torch.Tensor:
-    """(batch, height, width, channels) to (batch, height * factor, width * factor, channels)."""
-    return features.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+def repeat_cells(features: torch.Tensor, factor: int, grid: tuple[int, int]) -> torch.Tensor:
+    """Repeat the cells of (batch, height, width, channels) along both sides and leave out what is beyond `grid`."""
+    # Chosen, not cut off: torch.compile and torch.export would treat sides that need no cutting as another case.
+    rows, columns = (torch.arange(side, device=features.device) // factor for side in grid)
+    return features.index_select(1, rows).index_select(2, columns)
 
 
 def to_patch_grid(
@@ -57,7 +59,7 @@ def to_patch_grid(
     """Resample (batch, rows, columns, channels) from the finest level's cells to one value per patch."""
     if patches_per_cell == 1:
         return average_pool(cells, cells_per_patch)
-    return repeat_cells(cells, patches_per_cell)[:, : patch_grid[0], : patch_grid[1]]
+    return repeat_cells(cells, patches_per_cell, patch_grid)
 
 
 def average_pool(features: torch.Tensor, factor: int) -> torch.Tensor:
@@ -167,8 +169,6 @@ class PatDecoder(nn.Module):
             if keep is not None:
                 embeds = embeds * keep[:, level, None, None, None].to(embeds.dtype)
             if hidden_states is not None:
-                rows, columns = embeds.shape[1:3]
-                hidden_states = repeat_cells(hidden_states, self.upsampling[level])[:, :rows, :columns]
-                embeds = embeds + hidden_states
+                embeds = embeds + repeat_cells(hidden_states, self.upsampling[level], embeds.shape[1:3])
             hidden_states = self.blocks[level](embeds)
         return self.norm(hidden_states)

@@ -1,13 +1,18 @@
 """Exported graphs against PyTorch, through the calls that users make."""
 
+import base64
+import io
+import runpy
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from transformers_pat import PatProcessor, PatSegmentationPipeline
@@ -17,6 +22,7 @@ from transformers_pat.reconstruction import to_image
 
 from ..support.tiny import random_images
 
+SERVICE = Path(__file__).parents[2] / "examples" / "serve" / "app.py"
 LABELS = ["sky", "car;lorry", "tree"]
 
 
@@ -89,6 +95,25 @@ def test_codes_of_a_photo_are_segmented_and_decoded(trained_segmenter, processor
         assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 1
     with pytest.raises(ValueError, match="num_levels must be 1 to"):
         runtime.decode(codes, 0)
+
+
+def test_the_service_segments_what_is_posted(folder, photo, monkeypatch):
+    monkeypatch.setenv("PAT_MODEL", str(folder))
+    service = runpy.run_path(str(SERVICE))
+    client = TestClient(service["app"])
+    sent = io.BytesIO()
+    photo.save(sent, "PNG")
+    answer = client.post("/segment", files={"photo": sent.getvalue()}, data={"labels": "sky, tree", "background": "1"})
+    found = answer.json()["labels"]
+    label_map = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.json()["label_map"]))))
+    assert label_map.shape == (photo.height, photo.width)
+    assert {one["label"] for one in found} <= {"sky", "tree", "background"}
+    assert [one["share"] for one in found] == [(label_map == index).mean() for index in range(len(found))]
+    refused = client.post("/segment", files={"photo": b"no photo"}, data={"labels": "sky, tree"})
+    assert refused.status_code == 400 and "cannot read the image" in refused.json()["detail"]
+    assert client.post("/segment", files={"photo": sent.getvalue()}, data={"labels": ","}).status_code == 400
+    too_large = client.post("/segment", files={"photo": b"0" * 20_000_001}, data={"labels": "sky"})
+    assert too_large.status_code == 413
 
 
 @pytest.mark.parametrize("int8", ["dynamic", "static"])

@@ -84,8 +84,7 @@ class CodeTables:
         total = mean.expand(len(codes[0]), *patch_grid, -1).clone()
         for level, (table, stride) in enumerate(zip(tables, self.level_strides, strict=True)):
             if stride >= 1:
-                cells = repeat_cells(F.embedding(codes[level], table), round(stride))
-                total += cells[:, : patch_grid[0], : patch_grid[1]]
+                total += repeat_cells(F.embedding(codes[level], table), round(stride), patch_grid)
             else:
                 cells = cells_of_patches(codes[level], stride, patch_grid)
                 total += F.embedding_bag(cells.flatten(0, 1), table, mode="mean").view_as(total)
@@ -95,8 +94,7 @@ class CodeTables:
 def cells_of_patches(codes: torch.Tensor, stride: float, patch_grid: tuple[int, int]) -> torch.Tensor:
     """Codes (photos, rows, columns) of a level as (photos, number of patches, cells per patch)."""
     if stride >= 1:
-        cells = repeat_cells(codes[..., None], round(stride))[:, : patch_grid[0], : patch_grid[1]]
-        return cells.flatten(1, 2)
+        return repeat_cells(codes[..., None], round(stride), patch_grid).flatten(1, 2)
     factor = round(1 / stride)
     return codes.unflatten(2, (-1, factor)).unflatten(1, (-1, factor)).transpose(2, 3).flatten(3).flatten(1, 2)
 
