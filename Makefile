@@ -10,7 +10,7 @@ PYTEST := -m pytest -n $(WORKERS)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-newest test-oldest conformance lint format lock picture results web web-test
+.PHONY: demo test test-newest test-oldest conformance lint format lock picture results bench web web-test
 
 demo: .venv/installed
 	$(BIN)/transformers-pat segment examples/photos/china.jpg --labels "$(LABELS)" --output demo
@@ -48,6 +48,10 @@ lock: .venv/installed-dev
 # docs/results/pat_nano.json and .md: every number that README and cards quote. DATA is the folder of the data sets.
 results: .venv/installed-dev
 	$(BIN)/python -m recipes.pat_nano.results --data $(DATA)
+
+# docs/performance.md: what takes how long. Half an hour; nothing else should run.
+bench: .venv/installed-dev
+	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.performance
 
 # The picture at the top of the README.
 picture: demo

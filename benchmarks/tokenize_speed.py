@@ -10,7 +10,7 @@ from typing import Annotated
 
 import torch
 import typer
-from latency import VIT_B16, seconds
+from performance.timing import VIT_B16, seconds
 from rich.console import Console
 
 from transformers_pat import PatConfig, PatModel

@@ -1,0 +1,39 @@
+"""Peak memory of a whole process that segments 2 megapixels by 847 words; and of one with CLIP's forward alone."""
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from .timing import Row, make_model, make_words
+
+SIDE, NUM_LABELS = 1440, 847  # 2.07 megapixels
+
+
+def measure(quick: bool = False) -> Iterator[Row]:
+    """Each in a process of its own."""
+    side = 320 if quick else SIDE
+    for what in ("import", "CLIP", "PAT"):
+        code = f"from benchmarks.performance.memory import run; run({what!r}, {side})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        aim = "≤ 1.5" if what == "PAT" else ""
+        titles = {
+            "import": "imports and the model of ViT-B/16",
+            "CLIP": f"with CLIP's vision forward at {side}×{side}",
+            "PAT": f"with segmentation by {NUM_LABELS} labels at {side}×{side}",
+        }
+        yield Row("memory", titles[what], "", None, float(done.stdout), "GB", aim)
+
+
+@torch.inference_mode()
+def run(what: str, side: int) -> None:
+    """Print the peak in GB; called in a new process."""
+    model = make_model("ViT-B/16")
+    pixel_values = torch.randn(1, 3, side, side)
+    if what == "CLIP":
+        model.pat.vision_model(pixel_values, interpolate_pos_encoding=True)
+    elif what == "PAT":
+        model(pixel_values, text_embeds=make_words(model, NUM_LABELS))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
