@@ -12,19 +12,21 @@ from .timing import Row, make_model, make_words
 SIDE, NUM_LABELS = 1440, 847  # 2.07 megapixels
 
 
+CASES = {
+    "import": ("imports and the model of ViT-B/16", ""),
+    "CLIP": ("CLIP's vision forward", ""),
+    "PAT": (f"segmentation by {NUM_LABELS} labels", "≤ 1.5"),
+    "PAT, bfloat16": (f"segmentation by {NUM_LABELS} labels, bfloat16", "≤ 1.5"),
+}
+
+
 def measure(quick: bool = False) -> Iterator[Row]:
     """Each in a process of its own."""
     side = 320 if quick else SIDE
-    for what in ("import", "CLIP", "PAT"):
+    for what, (title, aim) in CASES.items():
         code = f"from benchmarks.performance.memory import run; run({what!r}, {side})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        aim = "≤ 1.5" if what == "PAT" else ""
-        titles = {
-            "import": "imports and the model of ViT-B/16",
-            "CLIP": f"with CLIP's vision forward at {side}×{side}",
-            "PAT": f"with segmentation by {NUM_LABELS} labels at {side}×{side}",
-        }
-        yield Row("memory", titles[what], "", None, float(done.stdout), "GB", aim)
+        yield Row("memory", f"{title}, {side}×{side}", "", None, float(done.stdout), "GB", aim)
 
 
 @torch.inference_mode()
@@ -32,8 +34,10 @@ def run(what: str, side: int) -> None:
     """Print the peak in GB; called in a new process."""
     model = make_model("ViT-B/16")
     pixel_values = torch.randn(1, 3, side, side)
+    if "bfloat16" in what:
+        model = model.to(torch.bfloat16)
     if what == "CLIP":
         model.pat.vision_model(pixel_values, interpolate_pos_encoding=True)
-    elif what == "PAT":
-        model(pixel_values, text_embeds=make_words(model, NUM_LABELS))
+    elif what != "import":
+        model(pixel_values, text_embeds=make_words(model, NUM_LABELS).to(model.dtype))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)

@@ -30,7 +30,7 @@ class PatAffinity(nn.Module):
         """A half per patch for the first head, for each other half of the one before (our choice)."""
         return torch.full((self.num_heads,), 0.5).cumprod(0)
 
-    def forward(self, dense_embeds: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, dense_embeds: torch.Tensor, guidance: torch.Tensor | None) -> list[torch.Tensor]:
         """
         Compute the attention weights of an image's patches.
 
@@ -39,7 +39,7 @@ class PatAffinity(nn.Module):
             guidance: (batch, height, width, 2 * segmenter_channels), or None.
 
         Returns:
-            (batch, heads, height * width, number of cells); rows sum to 1.
+            For each head (batch, height * width, number of cells); rows sum to 1.
         """
         projected = self.project(dense_embeds)
         if guidance is not None:
@@ -49,9 +49,9 @@ class PatAffinity(nn.Module):
         distances = self._distances(queries.shape[1:3], keys.shape[1:3]).to(queries.dtype)
         queries, keys = (x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for x in (queries, keys))
         queries = queries * queries.shape[-1] ** -0.5
-        # Head by head, so that of a large photo one matrix less is in memory at a time.
+        # Head by head, and never all in one tensor: of a large photo these are the largest matrices.
         heads = zip(queries.unbind(2), keys.unbind(2), self.slope, strict=True)
-        return torch.stack([(q @ k.mT - slope * distances).softmax(-1) for q, k, slope in heads], dim=1)
+        return [(q @ k.mT - slope * distances).softmax(-1) for q, k, slope in heads]
 
     def _distances(self, patches: torch.Size, cells: torch.Size) -> torch.Tensor:
         """Of patches and cells, in patches: (number of patches, number of cells)."""
@@ -79,7 +79,7 @@ class PatSegmenterBlock(nn.Module):
         self.contract = nn.Linear(2 * channels, channels)
 
     def forward(
-        self, hidden_states: torch.Tensor, affinity: torch.Tensor, guidance: torch.Tensor | None
+        self, hidden_states: torch.Tensor, affinity: list[torch.Tensor], guidance: torch.Tensor | None
     ) -> torch.Tensor:
         """
         Mix the features of all labels.
@@ -101,14 +101,17 @@ class PatSegmenterBlock(nn.Module):
         shared = self.exchange(over_labels)
         if guidance is not None:
             shared = shared + guidance[:, None]
-        return hidden_states + self.contract(F.relu(self.expand(mixed + shared)))
+        return hidden_states + self.contract(F.relu(self.expand(mixed + shared), inplace=True))
 
-    def _attend(self, hidden_states: torch.Tensor, affinity: torch.Tensor) -> torch.Tensor:
+    def _attend(self, hidden_states: torch.Tensor, affinity: list[torch.Tensor]) -> torch.Tensor:
         """One product per head, with the values of all labels side by side."""
         batch_and_labels, (height, width, channels) = hidden_states.shape[:2], hidden_states.shape[2:]
         values = self.values(average_pool(hidden_states.flatten(0, 1), PatAffinity.key_stride))
         by_head = values.flatten(1, 2).unflatten(0, batch_and_labels).unflatten(-1, (self.num_heads, -1))
-        attended = affinity @ by_head.permute(0, 3, 2, 1, 4).flatten(3)
+        by_head = by_head.permute(0, 3, 2, 1, 4).flatten(3)
+        attended = torch.stack(
+            [weights @ own for weights, own in zip(affinity, by_head.unbind(1), strict=True)], dim=1
+        )
         attended = attended.unflatten(3, (batch_and_labels[1], -1)).permute(0, 3, 2, 1, 4)
         return attended.reshape(*batch_and_labels, height, width, channels)
 
@@ -149,7 +152,7 @@ class PatUpsampler(nn.Module):
         if guidance is not None:
             maps = (maps.unflatten(0, batch_and_labels) + guidance[:, None]).flatten(0, 1)
         mixed = self.norm(self.depthwise(maps.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        refined = maps + self.contract(F.relu(self.expand(mixed)))
+        refined = maps + self.contract(F.relu(self.expand(mixed), inplace=True))
         return self.out(refined).squeeze(-1).unflatten(0, batch_and_labels)
 
 
@@ -210,18 +213,18 @@ class PatSegmenter(nn.Module):
             Logits (batch, num_labels, rows, columns) at the finest level's stride (one patch if that is coarser).
         """
         coarse, fine = self._similarities(dense_embeds, text_embeds, guidance)
-        logits = logit_scale.float() * fine
         # An exported graph serves any number of labels, so it always chooses.
         if not torch.compiler.is_exporting() and fine.shape[1] <= self.max_refined_labels:
-            return logits + self._corrections(dense_embeds, coarse, fine, guidance)
+            return logit_scale.float() * fine + self._corrections(dense_embeds, coarse, fine, guidance)
         # Only labels that some patch may want are refined; no other ever wins over those.
         refined_labels = torch.sym_min(self.max_refined_labels, fine.shape[1])
         chosen = coarse.amax(dim=(2, 3)).topk(refined_labels, dim=1).indices[:, :, None, None]
         coarse = coarse.gather(1, chosen.expand(-1, -1, *coarse.shape[2:]))
         index = chosen.expand(-1, -1, *fine.shape[2:])
-        refined = logits.gather(1, index) + self._corrections(dense_embeds, coarse, fine.gather(1, index), guidance)
+        wanted, logits = fine.gather(1, index), logit_scale.float() * fine
         del fine  # as large as the logits
-        return logits.minimum(refined.amin(1, keepdim=True)).scatter_(1, index, refined)
+        refined = logits.gather(1, index) + self._corrections(dense_embeds, coarse, wanted, guidance)
+        return logits.clamp_(max=refined.amin(1, keepdim=True)).scatter_(1, index, refined)
 
     def _similarities(
         self, dense_embeds: torch.Tensor, text_embeds: torch.Tensor, guidance: Guidance | None
