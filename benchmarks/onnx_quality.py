@@ -1,6 +1,9 @@
 """What exporting costs in quality: mIoU of ONNX graphs, float32 and int8, and how many pixels agree with PyTorch.
 
 python benchmarks/onnx_quality.py DATA/camvid:val DATA/msrc_v2:test --photos examples/photos
+python benchmarks/onnx_quality.py DATA/msrc_v2:test --photos examples/photos --limit 50 --model ViT-B/16
+
+ViT-B/16 has random weights: its mIoU says nothing, how many places agree does.
 """
 
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Annotated
 
 import torch
 import typer
+from performance.timing import MODELS, make_model
 from rich.console import Console
 
 from transformers_pat import PatForSemanticSegmentation
@@ -19,6 +23,17 @@ from transformers_pat.export import export_onnx
 from transformers_pat.loading import load_checkpoint
 from transformers_pat.onnx import OnnxSegmenter
 from transformers_pat.outputs_pat import PatSegmentationOutput
+
+
+class First(FolderDataset):
+    """A data set cut off after some photos."""
+
+    def __init__(self, folder: str, split: str, limit: int | None):
+        super().__init__(folder, split)
+        self.length = min(limit or super().__len__(), super().__len__())
+
+    def __len__(self) -> int:
+        return self.length
 
 
 class Compared:
@@ -41,9 +56,12 @@ def main(
     data: Annotated[list[str], typer.Argument(help="Data sets, each FOLDER:SPLIT.")],
     photos: Annotated[Path, typer.Option(help="Folder of photos for the static quantisation.")],
     model: str = "pat-nano",
+    limit: Annotated[int | None, typer.Option(help="Photos per data set; all by default.")] = None,
 ) -> None:
-    segmenter, processor = load_checkpoint(PatForSemanticSegmentation, model)
-    sets = [FolderDataset(*name.rsplit(":", 1)) for name in data]
+    segmenter, processor = load_checkpoint(PatForSemanticSegmentation, "pat-nano" if model in MODELS else model)
+    if model in MODELS:
+        segmenter = make_model(model)
+    sets = [First(*name.rsplit(":", 1), limit) for name in data]
     calibration = sorted(path for path in photos.iterdir() if path.suffix in (".jpg", ".png"))[:20]
     rows = [["PyTorch", *(f"{miou(segmenter, processor, one):.4f}" for one in sets), "", ""]]
     with TemporaryDirectory() as scratch:

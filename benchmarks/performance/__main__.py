@@ -1,7 +1,7 @@
 """Measure how fast everything is, and write docs/results/performance.json, docs/performance.md and its picture.
 
-make bench                                               all of it, half an hour on two cores; the machine should idle
-python -m benchmarks.performance --only memory --only start     some parts: print them, write nothing
+make bench                                       all of it, twenty minutes on two cores; nothing else should run
+python -m benchmarks.performance --only memory   measure some parts again; the rows of the others stay
 """
 
 import json
@@ -43,13 +43,20 @@ def main(
             rows.append(asdict(one))
         output.write_text(json.dumps(rows))
         return
-    rows = [one for module in only or MODULES for one in run_module(module, quick, threads)]
-    if only or quick:
+    measured = {module: run_module(module, quick, threads) for module in only or MODULES}
+    if quick:
         return
     torch.set_num_threads(threads)
     described = report.describe_machine(torch.device("cpu"))
     facts = ", ".join(f"{name} {value}" for part in described.values() for name, value in part.items())
-    RESULTS.write_text(json.dumps({"facts": facts, "rows": [asdict(one) for one in rows]}, indent=1) + "\n")
+    if RESULTS.is_file() and only:
+        before = json.loads(RESULTS.read_text())
+        if before["facts"] != facts:
+            raise SystemExit(f"not written: {RESULTS.name} is of another machine or version ({before['facts']})")
+        measured = {**{name: [Row(**one) for one in rows] for name, rows in before["rows"].items()}, **measured}
+    record = {"facts": facts, "rows": {name: [asdict(one) for one in rows] for name, rows in measured.items()}}
+    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    rows = [one for part in measured.values() for one in part]
     document.draw(rows, document.PICTURE)
     document.write(rows, facts, document.ROOT / "docs" / "performance.md")
 

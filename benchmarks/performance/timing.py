@@ -65,9 +65,15 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def rested(run: Callable[[], object]) -> float:
+    """Seconds of a task, once the threads that the one before left spinning sleep."""
+    time.sleep(0.3)
+    return seconds(run)
+
+
 def side_by_side(tasks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each task in each round; interleaved, so that a busy machine slows all alike. Warmed up once."""
-    times = [{name: seconds(run) for name, run in tasks.items()} for _ in range(rounds + 1)][1:]
+    times = [{name: rested(run) for name, run in tasks.items()} for _ in range(rounds + 1)][1:]
     return {name: [one[name] for one in times] for name in tasks}
 
 

@@ -1,7 +1,11 @@
+import http.server
+import io
 import json
 import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,8 @@ from typer.testing import CliRunner
 
 from transformers_pat import PatForSemanticSegmentation, PatModel, PatProcessor, visualization
 from transformers_pat.cli.app import app
+from transformers_pat.cli.common import read_names
+from transformers_pat.visualization import palette
 
 PROGRAM = (sys.executable, "-m", "transformers_pat.cli")
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "cat.jpg"
@@ -265,6 +271,85 @@ def test_a_missing_extra_is_named_in_one_line(command, tmp_path):
     (line,) = lines(done.stderr)
     assert line == f'error: {command} needs accelerate: pip install "transformers_pat[train]"'
     assert done.returncode == 1
+
+
+def test_label_maps_have_the_overlays_colours_and_keep_the_ids(run):
+    assert run("segment", PHOTO, "--labels", "sky, tree, cat").exit_code == 0
+    facts = json.loads(Path("pat-output/cat.json").read_text())
+    with Image.open("pat-output/cat_labels.png") as image:
+        assert image.mode == "P"
+        assert image.getpalette()[:9] == palette(3).flatten().tolist()
+        ids = np.asarray(image)
+    assert [one["share"] for one in facts["labels"]] == pytest.approx(
+        [(ids == id).mean() for id in range(3)], abs=1e-6
+    )
+
+
+def test_json_goes_to_standard_output_and_nothing_else(run):
+    done = run("segment", PHOTO, "--labels", "sky, tree", "--json")
+    assert json.loads(done.stdout) == json.loads(Path("pat-output/cat.json").read_text())
+    assert run("segment", PHOTO, "--labels", "sky, tree", "--quiet").stdout == ""
+    assert run("reconstruct", PHOTO, "--quiet").stdout == ""
+    assert "photos done" in run("reconstruct", PHOTO).stdout
+
+
+def test_masks_and_cutouts_of_each_label(run):
+    done = run("segment", PHOTO, "--labels", "sky, a tree;bush, tree", "--masks", "--cutouts", "--background", "0.4")
+    assert done.exit_code == 0
+    ids, photo = np.asarray(Image.open("pat-output/cat_labels.png")), np.asarray(Image.open(PHOTO).convert("RGB"))
+    names = ["0_sky", "1_a-tree-bush", "2_tree", "3_background"]
+    found = [name for id, name in enumerate(names) if (ids == id).any()]
+    assert sorted(path.name for path in Path("pat-output").glob("cat_mask_*")) == [
+        f"cat_mask_{name}.png" for name in found
+    ]
+    for name in found:
+        inside = ids == int(name[0])
+        assert (np.asarray(Image.open(f"pat-output/cat_mask_{name}.png")) == 255 * inside).all()
+        cutout = np.asarray(Image.open(f"pat-output/cat_cutout_{name}.png"))
+        rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert (cutout[..., 3] == 255 * inside[box]).all()
+        assert (cutout[..., :3][inside[box]] == photo[box][inside[box]]).all()
+
+
+def test_photos_are_found_in_folders_of_folders_on_standard_input_and_by_url(run, tmp_path, monkeypatch):
+    deep = tmp_path / "photos" / "deep"
+    deep.mkdir(parents=True)
+    shutil.copy(PHOTO, deep / "one.jpg")
+    assert run("segment", "photos", "--labels", "sky, tree").exit_code == 2
+    assert run("segment", "photos", "--labels", "sky, tree", "--recursive").exit_code == 0
+    assert Path("pat-output/one.json").is_file()
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{PHOTO}\n\nphotos/deep/one.jpg\n"))
+    assert read_names(["x.jpg", "-"]) == ["x.jpg", str(PHOTO), "photos/deep/one.jpg"]
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=deep)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        done = run(
+            "segment", f"{address}/one.jpg?size=2", f"{address}/absent.jpg", "--labels", "sky, tree", "--output", "web"
+        )
+        server.shutdown()
+    assert done.exit_code == 1 and "cannot read the image" in done.stderr
+    assert json.loads(Path("web/one.json").read_text())["image"] == f"{address}/one.jpg?size=2"
+
+
+def test_results_that_are_there_are_kept_if_asked(run):
+    assert run("segment", PHOTO, "--labels", "sky, tree").exit_code == 0
+    before = Path("pat-output/cat.json").stat().st_mtime_ns
+    done = run("segment", PHOTO, "--labels", "sky, tree", "--no-overwrite")
+    assert done.exit_code == 0 and "1 of 1 photos have results already" in done.stdout
+    assert Path("pat-output/cat.json").stat().st_mtime_ns == before
+    Path("pat-output/cat_overlay.png").unlink()
+    assert run("segment", PHOTO, "--labels", "sky, tree", "--no-overwrite").exit_code == 0
+    assert Path("pat-output/cat_overlay.png").is_file()
+
+
+@pytest.mark.parametrize("command", [["segment", "--labels", "sky, tree"], ["reconstruct"]])
+def test_an_unknown_device_ends_in_one_line(run, command):
+    assert run(*command, PHOTO, "--device", "cpu").exit_code == 0
+    done = run(*command, PHOTO, "--device", "gpu")
+    (line,) = lines(done.stderr)
+    assert done.exit_code == 2 and line.startswith("Error: --device gpu: ")
 
 
 def test_export_names_its_extra_and_spares_other_folders(checkpoint, tmp_path):

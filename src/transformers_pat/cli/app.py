@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,16 +22,27 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..reconstruction import Reconstruction
-    from .photos import Region
+    from .photos import Photo, Region
 
 # torch and transformers are imported inside the commands: --help should not wait for them.
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Images = Annotated[
-    list[str], typer.Argument(metavar="IMAGE", help="Files, folders, globs, archives of tokens.", show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="IMAGE",
+        help="Files, folders, globs, URLs, archives of tokens; - reads such names from standard input.",
+        show_default=False,
+    ),
 ]
 OutputFolder = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where the results go.")]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Look for photos in folders of folders, too.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite/--no-overwrite", help="Do photos again that have results.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help='"cpu", "cuda", "cuda:1", "mps" ...; the CPU by default.')
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 
 
 def show_version(wanted: bool) -> None:
@@ -83,6 +95,19 @@ def segment(
         Literal["torch", "onnx"],
         typer.Option(help='"onnx": --model is a folder that `export` wrote; PyTorch is not needed.'),
     ] = "torch",
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Also write each label's mask, STEM_mask_ID_LABEL.png.")
+    ] = False,
+    cutouts: Annotated[
+        bool, typer.Option("--cutouts", help="Also write each label's part of the photo, STEM_cutout_ID_LABEL.png.")
+    ] = False,
+    device: Device = None,
+    recursive: Recursive = False,
+    overwrite: Overwrite = True,
+    quiet: Quiet = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what STEM.json holds, a line per photo, and nothing else.")
+    ] = False,
 ) -> None:
     """
     Find the words of --labels in photos.
@@ -90,7 +115,8 @@ def segment(
     Writes for each photo STEM_overlay.png (masks and legend), STEM_labels.png (the id of each pixel's label, in the
     order of --labels) and STEM.json (each label's share of the picture and mean score).
     """
-    jobs = plan_jobs(images, output, ("_overlay.png", "_labels.png", ".json"))
+    console.quiet = quiet or as_json
+    jobs = plan_jobs(images, output, ("_overlay.png", "_labels.png", ".json"), recursive, overwrite)
     words = read_labels(labels) if labels else None
     from .photos import Segmenter, onnx_segmenter, show, torch_pipeline
 
@@ -101,7 +127,7 @@ def segment(
             fail("archives need --runtime torch")
         segmenter = load(lambda: onnx_segmenter(model, words, background, templates, window))
     else:
-        pipeline, all_labels = load(lambda: torch_pipeline(model, words, background, templates, window))
+        pipeline, all_labels = load(lambda: torch_pipeline(model, words, background, templates, window, device))
         check_archives(jobs, pipeline.model.pat, window)
         segmenter = Segmenter(lambda photos: pipeline(photos, batch_size=len(photos)), all_labels)
     make_folder(output)
@@ -111,23 +137,37 @@ def segment(
             continue
         results = segmenter([photo for _, photo in photos])
         for (job, photo), (label_map, regions) in zip(photos, results, strict=True):
-            jobs.save(write_segmentation, job, show(photo, pipeline), label_map, regions, model)
+            picture, facts = show(photo, pipeline), segmentation_facts(job, photo, regions, model)
+            jobs.save(write_segmentation, job, picture, label_map, regions, facts)
+            if masks or cutouts:
+                jobs.save(write_parts, job, picture, label_map, regions, masks, cutouts)
             console.print(segmentation_table(job, regions))
+            if as_json:
+                typer.echo(json.dumps(facts, ensure_ascii=False))
     jobs.finish(output)
 
 
 @app.command()
-def reconstruct(images: Images, model: ModelName = "pat-nano", output: OutputFolder = Path("pat-output")) -> None:
+def reconstruct(
+    images: Images,
+    model: ModelName = "pat-nano",
+    output: OutputFolder = Path("pat-output"),
+    device: Device = None,
+    recursive: Recursive = False,
+    overwrite: Overwrite = True,
+    quiet: Quiet = False,
+) -> None:
     """
     Turn photos into tokens and back.
 
     Writes for each photo STEM_reconstruction.png: the original beside what 1, 2, ... levels of tokens keep of it.
     Photos are scaled to the model's size first; PSNR and bits per pixel are at that size.
     """
-    jobs = plan_jobs(images, output, ("_reconstruction.png",))
+    console.quiet = quiet
+    jobs = plan_jobs(images, output, ("_reconstruction.png",), recursive, overwrite)
     from .photos import Reconstructor
 
-    reconstructor = load(lambda: Reconstructor(model))
+    reconstructor = load(lambda: Reconstructor(model, device))
     check_archives(jobs, reconstructor.model)
     make_folder(output)
     for (job,) in jobs.batches(1):
@@ -209,24 +249,53 @@ for command in (tokenize, query, verify, codes):
 # What to say and to write
 
 
-def write_segmentation(job: Job, photo: "Image", label_map: "np.ndarray", regions: "list[Region]", model: str) -> None:
-    """Overlay, label map (8 bits a pixel, 16 for more than 256 labels) and JSON."""
-    import numpy as np
-    from PIL import Image
-
-    from ..prompts_pat import label_names
-    from ..visualization import overlay
-
-    overlay(photo, label_map, label_names([region.label for region in regions])).save(job.path("_overlay.png"))
-    Image.fromarray(label_map.astype(np.uint8 if len(regions) <= 256 else np.uint16)).save(job.path("_labels.png"))
-    facts = {
-        "image": str(job.source),
+def segmentation_facts(job: Job, photo: "Photo", regions: "list[Region]", model: str) -> dict:
+    """What STEM.json holds."""
+    return {
+        "image": job.source,
         "width": photo.width,
         "height": photo.height,
         "model": model,
         "labels": [asdict(region) for region in regions],
     }
+
+
+def write_segmentation(
+    job: Job, photo: "Image", label_map: "np.ndarray", regions: "list[Region]", facts: dict
+) -> None:
+    """Overlay, label map (8 bits a pixel and the overlay's colours; 16 bits for more than 256 labels) and JSON."""
+    import numpy as np
+    from PIL import Image
+
+    from ..prompts_pat import label_names
+    from ..visualization import overlay, palette
+
+    overlay(photo, label_map, label_names([region.label for region in regions])).save(job.path("_overlay.png"))
+    ids = Image.fromarray(label_map.astype(np.uint8 if len(regions) <= 256 else np.uint16))
+    if ids.mode == "L":
+        ids.putpalette(palette(len(regions)).flatten().tolist())  # pixels keep the ids
+    ids.save(job.path("_labels.png"))
     job.path(".json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_parts(
+    job: Job, photo: "Image", label_map: "np.ndarray", regions: "list[Region]", masks: bool, cutouts: bool
+) -> None:
+    """The mask (0 and 255) and the part of the photo, transparent elsewhere, of each label that occurs."""
+    from PIL import Image
+
+    for region in regions:
+        inside = label_map == region.id
+        if not inside.any():
+            continue
+        mask = Image.fromarray(inside.astype("uint8") * 255)
+        name = f"{region.id}_" + re.sub(r"[^\w-]+", "-", region.label).strip("-")
+        if masks:
+            mask.save(job.path(f"_mask_{name}.png"))
+        if cutouts:
+            cutout = photo.convert("RGB")
+            cutout.putalpha(mask)
+            cutout.crop(mask.getbbox()).save(job.path(f"_cutout_{name}.png"))
 
 
 def write_reconstruction(job: Job, original: "Image | None", rows: "list[Reconstruction]") -> None:
@@ -263,7 +332,7 @@ def psnr_text(row: "Reconstruction") -> str:
 
 def new_table(job: Job, first: str, *others: str) -> Table:
     """An empty table with these columns, the first of text, the others of numbers."""
-    table = Table(title=escape(job.source.name), title_justify="left")
+    table = Table(title=escape(job.name), title_justify="left")
     table.add_column(first)
     for name in others:
         table.add_column(name, justify="right")

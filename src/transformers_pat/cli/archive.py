@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,6 +19,7 @@ from .common import (
     make_folder,
     print_line,
     read_labels,
+    read_names,
     require_archive_extra,
 )
 
@@ -95,9 +95,7 @@ def tokenize(
 
 def list_photos(images: list[str]) -> tuple[list[str], list[str]]:
     """Paths of all photos that the command names, and what names none; exits with 2 if there are none."""
-    names = [name for name in images if name != "-"]
-    if "-" in images:
-        names += [line.strip() for line in sys.stdin if line.strip()]
+    names = read_names(images)
     found, missing = find_images(names)
     if not found:
         fail(f"no images found: {', '.join(names)}")

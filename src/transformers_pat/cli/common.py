@@ -2,6 +2,7 @@
 
 import glob
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -19,14 +20,20 @@ ModelName = Annotated[
 ]
 
 
-def find_images(inputs: list[str]) -> tuple[list[Path], list[str]]:
+def read_names(inputs: list[str]) -> list[str]:
+    """The inputs, with "-" replaced by the lines of standard input."""
+    names = [name for name in inputs if name != "-"]
+    return names + ([line.strip() for line in sys.stdin if line.strip()] if "-" in inputs else [])
+
+
+def find_images(inputs: list[str], recursive: bool = False) -> tuple[list[Path], list[str]]:
     """The image files that the inputs name, each once, in order; and the inputs that name none."""
     found: dict[Path, Path] = {}
     missing = []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            matches = images_in(path)
+            matches = images_in(path, recursive)
         elif path.exists():
             matches = [path]
         else:
@@ -38,12 +45,13 @@ def find_images(inputs: list[str]) -> tuple[list[Path], list[str]]:
     return list(found.values()), missing
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The folder's files that look like images by their ending."""
+def images_in(folder: Path, recursive: bool = False) -> list[Path]:
+    """The folder's files that look like images by their ending, with `recursive` also those of folders in it."""
     from PIL import Image
 
     endings = Image.registered_extensions()
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in endings)
+    paths = folder.rglob("*") if recursive else folder.iterdir()
+    return sorted(path for path in paths if path.is_file() and path.suffix.lower() in endings)
 
 
 def read_labels(given: list[str]) -> list[str]:

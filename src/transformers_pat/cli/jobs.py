@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .common import console, errors, fail, find_images, is_archive, load, print_line, require_archive_extra
+from .common import console, errors, fail, find_images, is_archive, load, print_line, read_names, require_archive_extra
 
 if TYPE_CHECKING:
     from ..archive import TokenArchive, TokenizedPhoto
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One photo, or its codes in an archive, and where its results go: `target` plus an ending."""
+    """One photo (a path or URL), or its codes in an archive, and where its results go: `target` plus an ending."""
 
-    source: Path
+    source: str
     target: Path
     stored: "TokenizedPhoto | None" = None
+
+    @property
+    def name(self) -> str:
+        """What to call the photo: the last part of its path or URL."""
+        return name_of(self.source)
 
     def path(self, ending: str) -> Path:
         """Path of one result."""
@@ -70,7 +76,7 @@ class Jobs:
         try:
             write(job, *args)
         except OSError as error:
-            fail(f"can't write the results of {job.source.name}: {error}", code=1)
+            fail(f"can't write the results of {job.name}: {error}", code=1)
         self.num_done += 1
 
     def finish(self, output: Path) -> None:
@@ -81,34 +87,59 @@ class Jobs:
             raise typer.Exit(1)
 
 
-def plan_jobs(inputs: list[str], output: Path, endings: tuple[str, ...]) -> Jobs:
+def plan_jobs(
+    inputs: list[str], output: Path, endings: tuple[str, ...], recursive: bool = False, overwrite: bool = True
+) -> Jobs:
     """
-    Files, folders (their direct children) and globs as jobs, each with names of its own for its results.
+    Files, folders, globs, URLs and archives as jobs, each with names of its own for its results.
+
+    Args:
+        inputs: What the user named.
+        output: Folder of the results.
+        endings: Of the files that are written for a photo.
+        recursive: Whether folders in folders count.
+        overwrite: Whether photos whose results are all there are done again.
 
     Exits with 2 if nothing is found or a folder of photos would fill with results.
     """
+    inputs = read_names(inputs)
     if any(Path(name).is_dir() and Path(name).resolve() == output.resolve() for name in inputs):
         fail(f"{output} holds the photos: choose another folder with --output.")
     archives = open_archives(inputs)
     stored = [photo for archive in archives for photo in load(lambda archive=archive: list(archive))]
-    found, missing = find_images([name for name in inputs if not is_archive(name)])
-    if not found and not stored:
+    urls = [name for name in dict.fromkeys(inputs) if is_url(name)]
+    found, missing = find_images([name for name in inputs if not is_url(name) and not is_archive(name)], recursive)
+    if not found and not stored and not urls:
         fail(f"no images found: {', '.join(inputs)}")
-    photos = [(path, None) for path in found] + [(Path(photo.source), photo) for photo in stored]
-    sources = {path.resolve() for path, _ in photos}
+    photos = [(str(source), None) for source in (*found, *urls)] + [(photo.source, photo) for photo in stored]
+    sources = {path.resolve() for path in found} | {Path(photo.source).resolve() for photo in stored}
     taken: set[str] = set()
     jobs = []
-    for path, photo in photos:
-        number, name = 1, path.stem
+    for source, photo in photos:
+        stem = PurePosixPath(name_of(source)).stem
+        number, name = 1, stem
         while name.casefold() in taken or any((output / (name + end)).resolve() in sources for end in endings):
             number += 1
-            name = f"{path.stem}-{number}"
+            name = f"{stem}-{number}"
         taken.add(name.casefold())
-        jobs.append(Job(path, output / name, photo))
-    planned = Jobs(jobs, archives)
+        jobs.append(Job(source, output / name, photo))
+    wanted = [job for job in jobs if overwrite or not all(job.path(ending).exists() for ending in endings)]
+    planned = Jobs(wanted, archives)
+    if len(wanted) < len(jobs):
+        print_line(console, f"{len(jobs) - len(wanted)} of {len(jobs)} photos have results already")
     for name in missing:
         planned.skip(f"no such image: {name}")
     return planned
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is no file."""
+    return source.startswith(("http://", "https://"))
+
+
+def name_of(source: str) -> str:
+    """The last part of a path or URL."""
+    return (PurePosixPath(urlsplit(source).path) if is_url(source) else Path(source)).name or "photo"
 
 
 def open_archives(inputs: list[str]) -> "list[TokenArchive]":

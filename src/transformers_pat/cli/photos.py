@@ -10,6 +10,8 @@ from PIL import Image
 from ..prompts_pat import BACKGROUND, LEARNED, check_labels, resolve_templates, split_candidate_labels
 
 if TYPE_CHECKING:
+    import torch
+
     from ..archive import TokenizedPhoto
     from ..pipeline_pat import PatSegmentationPipeline
     from ..reconstruction import Reconstruction
@@ -64,6 +66,7 @@ def torch_pipeline(
     background: str | None = None,
     templates: str | None = None,
     window: int | None = None,
+    device: str | None = None,
 ) -> "tuple[PatSegmentationPipeline, list[str]]":
     """
     Load a checkpoint for one list of labels.
@@ -75,12 +78,13 @@ def torch_pipeline(
         templates: Prompt templates; the checkpoint's by default.
         window: Side in pixels of a sliding window over the photo at its full resolution; by default the photo is
             resized to the model's size.
+        device: Where to compute, as torch names it; the CPU by default.
 
     Returns:
         The pipeline, and all labels that its masks can have.
 
     Raises:
-        ValueError: If labels, templates, background or window are not usable, or the checkpoint is damaged.
+        ValueError: If labels, templates, background, window or device are not usable, or the checkpoint is damaged.
         OSError: If the checkpoint can't be loaded.
     """
     policy = check_words(labels, background, templates)
@@ -90,6 +94,7 @@ def torch_pipeline(
     from ..pipeline_pat import PatSegmentationPipeline
 
     model, processor = load_checkpoint(PatForSemanticSegmentation, checkpoint)
+    to_device(model, device)
     if window is not None:
         check_window(window, model.config.vision_config.patch_size)
     if labels is None and model.class_embeds is None:
@@ -133,6 +138,14 @@ def onnx_segmenter(
     return Segmenter(find_masks, labels if background is None else [*labels, BACKGROUND])
 
 
+def to_device(model: "torch.nn.Module", device: str | None) -> None:
+    """Move a model; `ValueError` if torch has no such device here."""
+    try:
+        model.to(device or "cpu")
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
+
+
 def check_words(
     labels: list[str] | None, background: str | None, templates: str | None
 ) -> str | float | list[str] | None:
@@ -167,17 +180,19 @@ class Reconstructor:
 
     Args:
         checkpoint: Hub name or folder.
+        device: Where to compute, as torch names it; the CPU by default.
 
     Raises:
-        ValueError: If the checkpoint is damaged or not of a PAT model.
+        ValueError: If the checkpoint is damaged or not of a PAT model, or there is no such device.
         OSError: If it can't be loaded.
     """
 
-    def __init__(self, checkpoint: str):
+    def __init__(self, checkpoint: str, device: str | None = None):
         from ..loading import load_checkpoint
         from ..modeling_pat import PatModel
 
         self.model, self.processor = load_checkpoint(PatModel, checkpoint)
+        to_device(self.model, device)
 
     def __call__(self, photo: Photo) -> "tuple[Image.Image | None, list[Reconstruction]]":
         """The photo at the model's size, None if only its codes are left; and its reconstructions."""
