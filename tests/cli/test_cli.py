@@ -50,7 +50,7 @@ def test_segment_writes_overlay_labels_and_json(run, checkpoint):
     assert "1 of 1 photos done" in result.output and "Mean score" in result.output
     with Image.open("out/cat_labels.png") as image:
         label_map = np.asarray(image)
-        assert image.mode == "L" and image.size == (451, 300)
+        assert image.mode == "P" and image.size == (451, 300)
     with Image.open("out/cat_overlay.png") as image:
         assert image.width == 451 and image.height > 300
     facts = read_json("out/cat.json")
