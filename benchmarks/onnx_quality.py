@@ -12,10 +12,10 @@ from typing import Annotated
 
 import torch
 import typer
-from performance.timing import MODELS, make_model
+from performance.timing import MODELS
 from rich.console import Console
 
-from transformers_pat import PatForSemanticSegmentation
+from transformers_pat import PatConfig, PatForSemanticSegmentation
 from transformers_pat.data import FolderDataset
 from transformers_pat.evaluation import evaluate_dataset
 from transformers_pat.evaluation.report import markdown_table
@@ -59,8 +59,11 @@ def main(
     limit: Annotated[int | None, typer.Option(help="Photos per data set; all by default.")] = None,
 ) -> None:
     segmenter, processor = load_checkpoint(PatForSemanticSegmentation, "pat-nano" if model in MODELS else model)
-    if model in MODELS:
-        segmenter = make_model(model)
+    if model in MODELS:  # of true size but for the text tower, which is pat-nano's, as the tokenizer is
+        text, dim = segmenter.config.text_config, segmenter.config.projection_dim
+        torch.manual_seed(0)
+        config = PatConfig(vision_config=MODELS[model][0], text_config=text, projection_dim=dim)
+        segmenter = PatForSemanticSegmentation(config).eval()
     sets = [First(*name.rsplit(":", 1), limit) for name in data]
     calibration = sorted(path for path in photos.iterdir() if path.suffix in (".jpg", ".png"))[:20]
     rows = [["PyTorch", *(f"{miou(segmenter, processor, one):.4f}" for one in sets), "", ""]]
