@@ -60,7 +60,7 @@ picture: demo
 
 # The page that segments in the browser, in web/dist. Needs Node.js; its test needs Chromium.
 web: .venv/installed-dev
-	cd web && npm ci --silent --ignore-scripts --no-audit --no-fund && PATH="$(CURDIR)/$(BIN):$$PATH" npm run build
+	cd web && npm ci --loglevel=error --ignore-scripts --no-audit --no-fund && PATH="$(CURDIR)/$(BIN):$$PATH" npm run build
 
 web-test: web
 	cd web && PATH="$(CURDIR)/$(BIN):$$PATH" npm test
