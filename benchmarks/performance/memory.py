@@ -26,7 +26,8 @@ def measure(quick: bool = False) -> Iterator[Row]:
     for what, (title, aim) in CASES.items():
         code = f"from benchmarks.performance.memory import run; run({what!r}, {side})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        yield Row("memory", f"{title}, {side}×{side}", "", None, float(done.stdout), "GB", aim)
+        where = "" if what == "import" else f", {side}×{side}"
+        yield Row("memory", title + where, "", None, float(done.stdout), "GB", aim)
 
 
 @torch.inference_mode()

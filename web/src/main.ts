@@ -303,13 +303,12 @@ find("save").onclick = () => {
   link.click();
 };
 
-const stage = document.body;
-stage.ondragover = (event) => {
+document.body.ondragover = (event) => {
   event.preventDefault();
   overlay.parentElement!.classList.add("dropping");
 };
-stage.ondragleave = () => overlay.parentElement!.classList.remove("dropping");
-stage.ondrop = (event) => {
+document.body.ondragleave = () => overlay.parentElement!.classList.remove("dropping");
+document.body.ondrop = (event) => {
   event.preventDefault();
   overlay.parentElement!.classList.remove("dropping");
   if (event.dataTransfer?.files[0]) void usePhoto(event.dataTransfer.files[0]);

@@ -118,18 +118,16 @@ def segment(
     console.quiet = quiet or as_json
     jobs = plan_jobs(images, output, ("_overlay.png", "_labels.png", ".json"), recursive, overwrite)
     words = read_labels(labels) if labels else None
-    from .photos import Segmenter, onnx_segmenter, show, torch_pipeline
+    from .photos import onnx_segmenter, torch_segmenter
 
-    pipeline = None
     if runtime == "onnx":
         require_onnx_extra("onnxruntime", "tokenizers")
         if jobs.archives:
             fail("archives need --runtime torch")
         segmenter = load(lambda: onnx_segmenter(model, words, background, templates, window))
     else:
-        pipeline, all_labels = load(lambda: torch_pipeline(model, words, background, templates, window, device))
-        check_archives(jobs, pipeline.model.pat, window)
-        segmenter = Segmenter(lambda photos: pipeline(photos, batch_size=len(photos)), all_labels)
+        segmenter = load(lambda: torch_segmenter(model, words, background, templates, window, device))
+        check_archives(jobs, segmenter.pipeline.model.pat, window)
     make_folder(output)
     for batch in jobs.batches(batch_size):
         photos = [(job, photo) for job in batch if (photo := jobs.open(job)) is not None]
@@ -137,7 +135,7 @@ def segment(
             continue
         results = segmenter([photo for _, photo in photos])
         for (job, photo), (label_map, regions) in zip(photos, results, strict=True):
-            picture, facts = show(photo, pipeline), segmentation_facts(job, photo, regions, model)
+            picture, facts = segmenter.picture(photo), segmentation_facts(job, photo, regions, model)
             jobs.save(write_segmentation, job, picture, label_map, regions, facts)
             if masks or cutouts:
                 jobs.save(write_parts, job, picture, label_map, regions, masks, cutouts)

@@ -39,15 +39,31 @@ class Segmenter:
     Args:
         find_masks: From photos, or codes as the pipeline reads them, to the masks of each as the pipeline gives them.
         labels: All labels that masks can have, in order.
+        pipeline: What finds them, if it is PyTorch's: only that reads codes.
     """
 
-    def __init__(self, find_masks: Callable[[list], list[list[dict]]], labels: list[str]):
-        self.find_masks, self.labels = find_masks, labels
+    def __init__(
+        self,
+        find_masks: Callable[[list], list[list[dict]]],
+        labels: list[str],
+        pipeline: "PatSegmentationPipeline | None" = None,
+    ):
+        self.find_masks, self.labels, self.pipeline = find_masks, labels, pipeline
 
     def __call__(self, photos: Sequence[Photo]) -> list[tuple[np.ndarray, list[Region]]]:
         """Label map of each photo, (H, W) int64 indices into `labels`, and a [`Region`] for each label, in order."""
         inputs = [photo if isinstance(photo, Image.Image) else photo.to_pipeline() for photo in photos]
         return [self._merge(photo, masks) for photo, masks in zip(photos, self.find_masks(inputs), strict=True)]
+
+    def picture(self, photo: Photo) -> Image.Image:
+        """What to draw masks on: the photo, or what its codes decode to, at the photo's size."""
+        if isinstance(photo, Image.Image):
+            return photo
+        assert self.pipeline is not None
+        from ..archive.pictures import show_photo
+
+        picture = show_photo(photo, self.pipeline.model.pat, self.pipeline.processor)
+        return picture.resize((photo.width, photo.height))
 
     def _merge(self, photo: Photo, masks: list[dict]) -> tuple[np.ndarray, list[Region]]:
         label_map = np.zeros((photo.height, photo.width), dtype=np.int64)
@@ -60,14 +76,14 @@ class Segmenter:
         return label_map, regions
 
 
-def torch_pipeline(
+def torch_segmenter(
     checkpoint: str,
     labels: list[str] | None,
     background: str | None = None,
     templates: str | None = None,
     window: int | None = None,
     device: str | None = None,
-) -> "tuple[PatSegmentationPipeline, list[str]]":
+) -> Segmenter:
     """
     Load a checkpoint for one list of labels.
 
@@ -79,9 +95,6 @@ def torch_pipeline(
         window: Side in pixels of a sliding window over the photo at its full resolution; by default the photo is
             resized to the model's size.
         device: Where to compute, as torch names it; the CPU by default.
-
-    Returns:
-        The pipeline, and all labels that its masks can have.
 
     Raises:
         ValueError: If labels, templates, background, window or device are not usable, or the checkpoint is damaged.
@@ -111,7 +124,11 @@ def torch_pipeline(
         window_size=window,
     )
     words = labels or [label for _, label in sorted(model.config.id2label.items())]
-    return pipeline, words if background is None else [*words, BACKGROUND]
+    return Segmenter(
+        lambda photos: pipeline(photos, batch_size=len(photos)),
+        words if background is None else [*words, BACKGROUND],
+        pipeline,
+    )
 
 
 def onnx_segmenter(
@@ -121,7 +138,7 @@ def onnx_segmenter(
     templates: str | None = None,
     window: int | None = None,
 ) -> Segmenter:
-    """Load what `transformers-pat export` wrote, without PyTorch. Args: see [`torch_pipeline`]; labels are needed."""
+    """Load what `transformers-pat export` wrote, without PyTorch. Args: see [`torch_segmenter`]; labels are needed."""
     if labels is None:
         raise ValueError("--runtime onnx needs --labels")
     policy = check_words(labels, background, templates)
@@ -162,16 +179,6 @@ def check_words(
     if templates is not None:
         resolve_templates(templates)
     return policy
-
-
-def show(photo: Photo, pipeline: "PatSegmentationPipeline | None") -> Image.Image:
-    """What to draw masks on: the photo, or what its codes decode to, at the photo's size."""
-    if isinstance(photo, Image.Image):
-        return photo
-    assert pipeline is not None  # codes are PyTorch's alone
-    from ..archive.pictures import show_photo
-
-    return show_photo(photo, pipeline.model.pat, pipeline.processor).resize((photo.width, photo.height))
 
 
 class Reconstructor:
