@@ -384,6 +384,7 @@ def test_segment_with_onnx_equals_torch_and_needs_neither_torch_nor_transformers
     [
         (["--labels", "sky, tree"], "no exported checkpoint"),
         ([], "needs --labels"),
+        (["--labels", "sky, tree", "--device", "cuda"], "--device needs --runtime torch"),
         (["--labels", "sky"], "alone would get every pixel"),
     ],
 )

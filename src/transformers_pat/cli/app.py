@@ -124,6 +124,8 @@ def segment(
         require_onnx_extra("onnxruntime", "tokenizers")
         if jobs.archives:
             fail("archives need --runtime torch")
+        if device is not None:
+            fail("--device needs --runtime torch")
         segmenter = load(lambda: onnx_segmenter(model, words, background, templates, window))
     else:
         segmenter = load(lambda: torch_segmenter(model, words, background, templates, window, device))
