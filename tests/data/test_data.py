@@ -89,7 +89,7 @@ def test_the_suffix_of_masks_may_be_in_capitals(folder):
 
 def test_without_any_mask_the_message_has_the_path_that_was_looked_for(folder):
     for mask in (folder / "masks").iterdir():
-        mask.rename(mask.with_stem(f"{mask.stem}_mask"))
+        mask.rename(mask.with_stem(f"{mask.stem}_other"))
     expected = f"no photo with a mask in split 'train' .*'p0.jpg' has no mask '{folder / 'masks' / 'p0.png'}'"
     with pytest.raises(ValueError, match=expected):
         FolderDataset(folder, "train", strict=False)

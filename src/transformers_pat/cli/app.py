@@ -1,9 +1,11 @@
 """The command line. This file has `segment` and `reconstruct` and lists all other commands."""
 
+import importlib.util
 import json
 import math
 import re
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from ..data.annotation_writers import AnnotationWriter
     from ..reconstruction import Reconstruction
     from .photos import Photo, Region
 
@@ -43,6 +46,15 @@ Device = Annotated[
     str | None, typer.Option(metavar="NAME", help='"cpu", "cuda", "cuda:1", "mps" ...; the CPU by default.')
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+class AnnotationFormat(StrEnum):
+    """Formats of labelling tools; typer takes no list of literals."""
+
+    COCO = "coco"
+    COCO_PANOPTIC = "coco-panoptic"
+    VOC = "voc"
+    YOLO = "yolo"
 
 
 def show_version(wanted: bool) -> None:
@@ -101,6 +113,10 @@ def segment(
     cutouts: Annotated[
         bool, typer.Option("--cutouts", help="Also write each label's part of the photo, STEM_cutout_ID_LABEL.png.")
     ] = False,
+    annotations: Annotated[
+        list[AnnotationFormat] | None,
+        typer.Option(help="Also write a data set for a labelling tool, in a folder of this name in --output."),
+    ] = None,
     device: Device = None,
     recursive: Recursive = False,
     overwrite: Overwrite = True,
@@ -131,6 +147,7 @@ def segment(
         segmenter = load(lambda: torch_segmenter(model, words, background, templates, window, device))
         check_archives(jobs, segmenter.pipeline.model.pat, window)
     make_folder(output)
+    writers = open_writers(annotations or [], output, segmenter.labels)
     for batch in jobs.batches(batch_size):
         photos = [(job, photo) for job in batch if (photo := jobs.open(job)) is not None]
         if not photos:
@@ -138,12 +155,12 @@ def segment(
         results = segmenter([photo for _, photo in photos])
         for (job, photo), (label_map, regions) in zip(photos, results, strict=True):
             picture, facts = segmenter.picture(photo), segmentation_facts(job, photo, regions, model)
-            jobs.save(write_segmentation, job, picture, label_map, regions, facts)
-            if masks or cutouts:
-                jobs.save(write_parts, job, picture, label_map, regions, masks, cutouts)
+            jobs.save(write_results, job, picture, label_map, regions, facts, masks, cutouts, writers)
             console.print(segmentation_table(job, regions))
             if as_json:
                 typer.echo(json.dumps(facts, ensure_ascii=False))
+    for writer in writers:
+        writer.close()
     jobs.finish(output)
 
 
@@ -249,6 +266,21 @@ for command in (tokenize, query, verify, codes):
 # What to say and to write
 
 
+def open_writers(formats: list[AnnotationFormat], output: Path, labels: list[str]) -> "list[AnnotationWriter]":
+    """A writer for each format, in a folder of its name; exits with 2 if the extra `formats` is not installed."""
+    if not formats:
+        return []
+    for module in ("cv2", "pycocotools"):
+        if importlib.util.find_spec(module) is None:
+            fail('--annotations needs OpenCV and pycocotools: pip install "transformers_pat[formats]"')
+    from ..data.annotation_writers import WRITERS
+    from ..prompts_pat import label_names
+
+    return [
+        load(lambda name=name: WRITERS[name](output / name, label_names(labels))) for name in dict.fromkeys(formats)
+    ]
+
+
 def segmentation_facts(job: Job, photo: "Photo", regions: "list[Region]", model: str) -> dict:
     """What STEM.json holds."""
     return {
@@ -258,6 +290,23 @@ def segmentation_facts(job: Job, photo: "Photo", regions: "list[Region]", model:
         "model": model,
         "labels": [asdict(region) for region in regions],
     }
+
+
+def write_results(
+    job: Job,
+    photo: "Image",
+    label_map: "np.ndarray",
+    regions: "list[Region]",
+    facts: dict,
+    masks: bool,
+    cutouts: bool,
+    writers: "list[AnnotationWriter]",
+) -> None:
+    """Everything that is written for a photo."""
+    write_segmentation(job, photo, label_map, regions, facts)
+    write_parts(job, photo, label_map, regions, masks, cutouts)
+    for writer in writers:
+        writer.add(job.target.name, job.source, photo, label_map)
 
 
 def write_segmentation(

@@ -1,10 +1,14 @@
 """`transformers-pat train`: train PAT on photos with masks, or its tokenizer on any photos."""
 
+import sys
+
 from ..training.config import TrainConfig
 from .arguments import parse_arguments, require_accelerate
+from .fine_tune import fine_tuning_flags
 
 DESCRIPTION = """Train PAT on photos with masks, or its tokenizer on any photos.
 
+Your own photos  transformers-pat train --data ../mine   (photos with masks, Pascal VOC, COCO; docs/fine_tuning.md)
 On from pat-nano transformers-pat train --init pat-nano --train ../data/mine:train --output_dir runs/mine
 CPU test run     transformers-pat train --config configs/nano_smoke.yaml --clip CLIP --train ../data/mine:train
 1 GPU            accelerate launch -m transformers_pat.cli train --config configs/vitb16_coco_stuff.yaml
@@ -23,6 +27,7 @@ Every value of the config file is also a flag; flags win."""
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command with these arguments or the process's; `ValueError` or `OSError` on a user's mistake."""
+    argv = fine_tuning_flags(sys.argv[1:] if argv is None else argv)
     config = parse_arguments(TrainConfig, DESCRIPTION, argv, prog="transformers-pat train")
     require_accelerate("train")
     from ..training.loop import train

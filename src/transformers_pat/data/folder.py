@@ -1,39 +1,22 @@
-"""
-Data sets kept as plain folders, with masks or of photos alone.
-
-With masks, one folder per data set::
-
-    images/NAME.jpg (or .jpeg, .png)   photos
-    masks/NAME.png                     one class id per pixel, 8 or 16 bits, 255 = not labelled
-    classes.txt                        lines "id: name"
-    splits/SPLIT.txt                   one NAME per line
-"""
+"""Data sets kept as folders: photos with masks in any form that `layouts.py` reads, or photos alone."""
 
 from collections.abc import Collection
 from pathlib import Path
 
 from ..prompts_pat import BACKGROUND
-from .base import (
-    IGNORE_INDEX,
-    Sample,
-    SegmentationDataset,
-    index_classes,
-    leave_out,
-    read_classes,
-    read_ids,
-    read_photo,
-)
-
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
+from .base import IGNORE_INDEX, Sample, SegmentationDataset, index_classes, leave_out, read_photo
+from .coco import find_coco, read_coco
+from .layouts import PHOTO_SUFFIXES, Layout, is_photo, read_plain
+from .voc import read_voc
 
 
 class FolderDataset(SegmentationDataset):
     """
-    One split of a plain-folder data set: `len()`, indexing and iteration over [`Sample`]s.
+    One split of a folder of photos and masks: `len()`, indexing and iteration over [`Sample`]s.
 
     Args:
-        folder: Folder with `images/`, `masks/`, `classes.txt` and `splits/`.
-        split: Name of the split: reads `splits/SPLIT.txt`.
+        folder: Plain folder, Pascal VOC or COCO, see [`read_layout`].
+        split: Name of the split. A folder without splits has `train` and `val`, a fifth of the photos.
         ignored_classes: Classes to leave out of `names`; their pixels count as not labelled.
         ignore_index: Id of unlabelled pixels, in the mask files and in `labels`; 65535 where 255 is a class.
         strict: Whether a missing photo or mask is an error; otherwise the sample is left out and described in
@@ -55,49 +38,44 @@ class FolderDataset(SegmentationDataset):
         strict: bool = True,
     ):
         self.folder, self.split, self.ignore_index = Path(folder), split, ignore_index
-        if not self.folder.is_dir():
-            raise ValueError(f"no data folder {str(self.folder)!r}")
-        for part in ("images", "masks", "splits"):
-            if not (self.folder / part).is_dir():
-                raise ValueError(f"data folder {str(self.folder)!r} has no {part}/")
-        if not (self.folder / "classes.txt").is_file():
-            raise ValueError(f"data folder {str(self.folder)!r} has no classes.txt")
-        classes = read_classes(self.folder / "classes.txt")
-        self.names, self._to_labels = index_classes(classes, ignore_index, ignored_classes)
-        self._photos = {path.stem: path for path in (self.folder / "images").iterdir() if is_photo(path)}
-        masks = (self.folder / "masks").iterdir()
-        self._masks = {path.stem: path for path in masks if path.suffix.lower() == ".png"}
-        problems = {stem: self._find_problem(stem) for stem in self._read_split()}
+        self._layout = read_layout(self.folder, ignore_index)
+        self.names, self._to_labels = index_classes(self._layout.classes, ignore_index, ignored_classes)
+        problems = {name: self._find_problem(name) for name in self._layout.names(split, self.folder)}
         self.stems, self.missing = leave_out(problems, strict, f"split {split!r} of {str(self.folder)!r}")
 
-    def _read_split(self) -> list[str]:
-        """Names in the split file, one per line, with or without the photo's suffix."""
-        path = self.folder / "splits" / f"{self.split}.txt"
-        if not path.is_file():
-            found = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-            raise ValueError(f"data folder {str(self.folder)!r} has no split {self.split!r} (found: {found})")
-        names = [name.strip() for name in path.read_text(encoding="utf-8-sig").split("\n") if name.strip()]
-        if not names:
-            raise ValueError(f"split {self.split!r} of {str(self.folder)!r} is empty")
-        return [Path(name).stem if name not in self._photos and is_photo(Path(name)) else name for name in names]
-
-    def _find_problem(self, stem: str) -> str | None:
-        if stem not in self._photos:
-            images = str(self.folder / "images")
-            return f"split {self.split!r} names {stem!r}, but {images!r} has no such photo"
-        if stem not in self._masks:
-            return f"photo {self._photos[stem].name!r} has no mask {str(self.folder / 'masks' / f'{stem}.png')!r}"
+    def _find_problem(self, name: str) -> str | None:
+        if name not in self._layout.photos:
+            return f"split {self.split!r} names {name!r}, but {str(self.folder)!r} has no such photo"
+        if name not in self._layout.masks:
+            return (
+                f"photo {self._layout.photos[name].name!r} has no mask {self._layout.mask_place.format(name=name)!r}"
+            )
         return None
 
     def __len__(self) -> int:
         return len(self.stems)
 
     def __getitem__(self, index: int) -> Sample:
-        stem = self.stems[index]
-        photo = self._photos[stem]
+        name = self.stems[index]
+        photo = self._layout.photos[name]
         image = read_photo(photo, photo.name)
-        ids = read_ids(self._masks[stem], photo.name)
-        return Sample(image, self._to_labels(ids, image, photo.name), photo.name)
+        return Sample(image, self._to_labels(self._layout.masks[name](), image, photo.name), photo.name)
+
+
+def read_layout(folder: Path, ignore_index: int = IGNORE_INDEX) -> Layout:
+    """
+    Find out which form a folder has, and read it.
+
+    Raises:
+        ValueError: If there is no such folder, or a part of its form is missing.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no data folder {str(folder)!r}")
+    if (folder / "SegmentationClass").is_dir():
+        return read_voc(folder, ignore_index)
+    if not (folder / "masks").is_dir() and (files := find_coco(folder)):
+        return read_coco(folder, files)
+    return read_plain(folder, ignore_index)
 
 
 class PhotoFolder(SegmentationDataset):
@@ -122,8 +100,3 @@ class PhotoFolder(SegmentationDataset):
     def __getitem__(self, index: int) -> Sample:
         photo = self.photos[index]
         return Sample(read_photo(photo, photo.name), None, photo.name)
-
-
-def is_photo(path: Path) -> bool:
-    """Whether a file is a photo by its suffix."""
-    return path.suffix.lower() in PHOTO_SUFFIXES

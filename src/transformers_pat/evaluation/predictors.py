@@ -10,6 +10,7 @@ from ..data.base import SegmentationDataset
 from ..modeling_pat import PatForSemanticSegmentation
 from ..outputs_pat import PatSegmentationOutput
 from ..processing_pat import PatProcessor
+from ..prompts_pat import BACKGROUND
 
 if TYPE_CHECKING:
     from ..archive import TokenArchive, TokenizedPhoto
@@ -81,7 +82,7 @@ PREDICTORS: dict[str, Predictor] = {"pixels": from_pixels, "codes": from_codes, 
 
 class ClassPredictor:
     """
-    From an image to a map of a data set's classes.
+    From an image to a map of a data set's classes. The class "background" is the learned background, no word.
 
     Args:
         model: The model, in eval mode.
@@ -102,7 +103,11 @@ class ClassPredictor:
     ):
         self.model, self.processor = model, processor
         self.source = PREDICTORS[source] if isinstance(source, str) else source
-        self.text_embeds = model.get_text_embeds(prompts or dataset.prompts, processor)
+        words = prompts or dataset.prompts
+        self.text_embeds = model.get_text_embeds(words, processor)
+        if source != "training_free":
+            is_background = torch.tensor([word.lower() == BACKGROUND for word in words], device=model.device)
+            self.text_embeds = self.text_embeds.where(~is_background[:, None], model.segmenter.background_embed)
         self.prompt_classes = torch.tensor(dataset.prompt_classes, device=model.device)
 
     @torch.no_grad()

@@ -40,7 +40,10 @@ class TrainConfig:
         default_factory=list,
         metadata={"help": "Data sets to validate on, in the same form: mean IoU and pictures."},
     )
-    data: str | None = option("Folder in which the data sets' folders are looked for.", default=None)
+    data: str | None = option(
+        "With --train: folder in which the data sets' folders are looked for. Without: your own photos and masks.",
+        default=None,
+    )
     objective: Literal["segmentation", "tokenizer"] = option("tokenizer needs no masks.", default="segmentation")
     model: str = option('With --clip: fields of PatConfig as JSON, {"hidden_size": 128}.', default="{}")
     synonyms: str | None = option("JSON file: class name -> other words for it.", default=None)
@@ -68,9 +71,11 @@ class TrainConfig:
     log_every: int = option("Steps between two lines of the log.", default=10)
     save_every: int = option("Steps between two checkpoints; 0: none.", default=500)
     validate_every: int = option("Steps between two validations; 0: only after the last step.", default=0)
+    validate_at_start: bool = option("Validate before the first step, too, to see the gain.", default=False)
     samples: int = option("Photos of each validation set to make pictures of.", default=2)
     tracker: str = option("Any of accelerate's trackers: tensorboard, wandb, ...", default="tensorboard")
     resume: bool = option("Continue from the newest checkpoint in output_dir, if there is one.", default=False)
+    fixed_vocabulary: bool = option("Save the class names as the model's vocabulary.", default=False)
     push_to_hub: str | None = option("Hub repository for the trained model.", default=None)
 
     def __post_init__(self) -> None:
@@ -87,7 +92,7 @@ class TrainConfig:
         if self.init and self.model != "{}":
             raise ValueError("--model is for a new PAT: with --init the configuration comes from the checkpoint")
         if not self.train:
-            raise ValueError("--train: name at least one data set, such as ../data/mine:train")
+            raise ValueError("--train: name at least one data set, such as ../data/mine:train; or give --data FOLDER")
 
     @property
     def checkpoint_dir(self) -> Path:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from huggingface_hub import upload_folder
 from huggingface_hub.errors import StrictDataclassError
+from rich.console import Console
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -20,17 +21,18 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, get_scheduler
 
 from ..configuration_pat import PatConfig
+from ..data.base import SegmentationDataset
 from ..loading import load_checkpoint as load_model
 from ..modeling_pat import PatForSemanticSegmentation
 from ..processing_pat import PatProcessor
-from ..prompts_pat import resolve_templates
+from ..prompts_pat import LEARNED, resolve_templates
 from .augmentation import TrainingView
 from .batches import TrainingBatches
 from .checkpoints import load_checkpoint, newest_checkpoint, only_run_in, read_info, save_checkpoint
 from .config import FIXED, TrainConfig
 from .lora import ADAPTER_FOLDER, add_lora, save_with_lora
-from .report import TrainingReport, open_validation_sets, validate
-from .vocabulary import VocabularySampler, read_synonyms, renumber
+from .report import TrainingReport, open_validation_sets, validate, validation_table
+from .vocabulary import VocabularySampler, has_background, list_words, read_synonyms, renumber
 
 
 def train(config: TrainConfig) -> None:
@@ -67,6 +69,8 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
     validation_sets = open_validation_sets(config)
     model.to(accelerator.device)
     vocabulary = make_vocabulary(config, model, processor, batches)
+    if config.fixed_vocabulary:
+        model.set_vocabulary(list_words(batches.datasets), processor)
     # Without masks only the tokenizer, a part of the segmentation model, is trained.
     learner = model if config.objective == "segmentation" else model.pat
     if config.lora_rank:
@@ -85,6 +89,10 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
     progress = tqdm(total=config.max_steps, initial=first_step, disable=not accelerator.is_main_process)
     report = TrainingReport(accelerator, progress, config.log_every, images_per_step(config, accelerator))
 
+    validations = {}
+    if config.validate_at_start and first_step == 0:
+        start = accelerator.unwrap_model(learner)
+        validations[0] = validate(config, accelerator, start, processor, validation_sets, 0)
     learner.train()
     with progress, signals_set_trigger(accelerator) as received:
         for step in range(first_step + 1, config.max_steps + 1):
@@ -105,7 +113,7 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
             report.step(step, scheduler.get_last_lr()[0])
             if is_due(step, config.validate_every) or step == config.max_steps:
                 evaluated = average.module if average else accelerator.unwrap_model(learner)
-                validate(config, accelerator, evaluated, processor, validation_sets, step)
+                validations[step] = validate(config, accelerator, evaluated, processor, validation_sets, step)
             stopped = accelerator.check_trigger()
             if stopped or is_due(step, config.save_every):
                 save_checkpoint(accelerator, config.checkpoint_dir, step, checkpoint_info(config, accelerator))
@@ -114,6 +122,8 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
                 return received[0] if received else signal.SIGTERM  # another process received it
     report.close()
     finish(config, accelerator, learner, average, processor)
+    if accelerator.is_main_process:
+        show_results(config, validations, batches.datasets)
     return 0
 
 
@@ -358,3 +368,16 @@ def finish(config: TrainConfig, accelerator: Accelerator, learner, average, proc
         if config.lora_rank:
             adapter = Path(config.output_dir, ADAPTER_FOLDER)
             upload_folder(repo_id=config.push_to_hub, folder_path=adapter, path_in_repo=ADAPTER_FOLDER)
+
+
+def show_results(
+    config: TrainConfig, validations: dict[int, dict[str, dict[str, float]]], datasets: list[SegmentationDataset]
+) -> None:
+    """Print the IoU of each class before and after, where the pictures are, and the command that uses the model."""
+    for name in validations[max(validations)] if validations else ():
+        Console().print(validation_table(name, validations))
+    if validations and config.samples:
+        print(f"Pictures: {Path(config.output_dir, 'samples')}")
+    if config.fixed_vocabulary:
+        background = f" --background {LEARNED}" if any(map(has_background, datasets)) else ""
+        print(f"To use it: transformers-pat segment PHOTO --model {config.output_dir}{background}")

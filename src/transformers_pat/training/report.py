@@ -5,11 +5,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from rich.table import Table
 from tqdm.auto import tqdm
 from transformers.utils import ModelOutput
 
 from ..data.base import SegmentationDataset
 from ..evaluation.evaluator import evaluate_dataset
+from ..evaluation.predictors import ClassPredictor
 from ..modeling_pat import PatForSemanticSegmentation, PatModel
 from ..processing_pat import PatProcessor
 from ..reconstruction import reconstruct
@@ -99,19 +101,44 @@ def validate(
     processor: PatProcessor,
     datasets: dict[str, SegmentationDataset],
     step: int,
-) -> None:
-    """Log the mean IoU of every validation set, and save pictures of its first photos."""
-    was_training = evaluated.training
+) -> dict[str, dict[str, float]]:
+    """
+    Log the mean IoU of every validation set, and save pictures of its first photos.
+
+    Returns:
+        Data set -> class -> IoU, 0 to 1, NaN for a class that is neither true nor predicted; last, "mean".
+    """
+    was_training, results = evaluated.training, {}
     evaluated.eval()
     for name, dataset in datasets.items():
         if accelerator.is_main_process:
             save_samples(config, evaluated, processor, name, dataset, step)
         if isinstance(evaluated, PatForSemanticSegmentation):
             result = evaluate_dataset(evaluated, processor, dataset, accelerator=accelerator, progress=False)
-            score = result.metric.compute()["mean_iou"]
+            scores = result.metric.compute()
+            score = scores["mean_iou"]
+            results[name] = {**dict(zip(dataset.names, scores["per_class_iou"], strict=True)), "mean": score}
             accelerator.log({f"mean_iou/{name}": score}, step=step)
             accelerator.print(f"step {step}: mean IoU {score:.3f} on {name}")
     evaluated.train(was_training)
+    return results
+
+
+def validation_table(name: str, validations: dict[int, dict[str, dict[str, float]]]) -> Table:
+    """
+    IoU by class of one validation set, after the first and the last validation.
+
+    Args:
+        name: The data set.
+        validations: Step -> what [`validate`] returned.
+    """
+    steps = sorted({min(validations), max(validations)})
+    table = Table("class", title=name, title_justify="left")
+    for step in steps:
+        table.add_column(f"IoU, step {step}" if step else "IoU before", justify="right")
+    for label in validations[steps[0]][name]:
+        table.add_row(label, *(f"{validations[step][name][label]:.3f}".replace("nan", "-") for step in steps))
+    return table
 
 
 @torch.no_grad()
@@ -133,7 +160,6 @@ def save_samples(
         original, levels = reconstruct(pat, processor, photo)
         reconstruction_sheet(original, [level.image for level in levels]).save(f"{path}_levels.png")
         if isinstance(evaluated, PatForSemanticSegmentation):
-            inputs = processor(images=[photo], return_tensors="pt").to(evaluated.device)
-            outputs = evaluated(**inputs, text_embeds=evaluated.get_text_embeds(dataset.prompts, processor))
-            (label_map,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[photo.size[::-1]])
-            overlay(photo, label_map.cpu(), dataset.prompts).save(f"{path}_labels.png")
+            pixel_values = processor(images=[photo], return_tensors="pt").pixel_values.to(evaluated.device)
+            label_map = ClassPredictor(evaluated, processor, dataset)(pixel_values, photo.size[::-1])
+            overlay(photo, label_map.cpu(), dataset.names).save(f"{path}_labels.png")

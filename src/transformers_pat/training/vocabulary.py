@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..data.base import BACKGROUND
+from ..data.base import BACKGROUND, SegmentationDataset
 from ..modeling_pat import PatForSemanticSegmentation
 from ..processing_pat import PatProcessor
 
@@ -126,3 +126,14 @@ def renumber(
 def read_synonyms(path: str | Path | None) -> dict[str, list[str]]:
     """Read a JSON file {class name: [other words]}; nothing for None."""
     return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+
+
+def list_words(datasets: list[SegmentationDataset]) -> list[str]:
+    """The class names of all data sets, each once whatever its case, without "background"."""
+    names = (name for dataset in datasets for name in dataset.names if name.lower() != BACKGROUND)
+    return list({name.lower(): name for name in names}.values())
+
+
+def has_background(dataset: SegmentationDataset) -> bool:
+    """Whether pixels of a data set train the learned background by a class of that name."""
+    return any(name.lower() == BACKGROUND for name in dataset.names)

@@ -1,0 +1,98 @@
+"""
+COCO's JSON of polygons and RLE, which CVAT, Label Studio, Roboflow, Supervisely and others write.
+
+The JSON lies in the folder, in `annotations/`, or in a folder per split; photos are found by their file name anywhere
+in the folder. Pixels without an annotation are class 0, "background"; where annotations overlap, the smaller
+one counts.
+"""
+
+import contextlib
+import io
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..prompts_pat import BACKGROUND
+from .base import BadSampleError
+from .layouts import Layout, is_photo
+
+KEYS = {"images", "annotations", "categories"}
+SPLIT_NAMES = {"valid": "val", "validation": "val"}
+
+
+def find_coco(folder: Path) -> list[Path]:
+    """The files that have COCO's keys, in the folder and the folders one level below it."""
+    files = [path for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]) if path.is_file()]
+    return [path for path in files if all(f'"{key}"' in path.read_text(encoding="utf-8") for key in KEYS)]
+
+
+def read_coco(folder: Path, files: list[Path]) -> Layout:
+    """Read the files that [`find_coco`] found; `ValueError` if pycocotools is missing or a file is not usable."""
+    photos_by_name = {path.name: path for path in sorted(folder.rglob("*")) if is_photo(path)}
+    layout = Layout(form="COCO", classes={}, photos={}, masks={}, mask_place="annotation of {name}")
+    numbers: dict[str, int] = {}
+    for file in files:
+        index = load_index(file)
+        categories = sorted(index.dataset["categories"], key=lambda category: category["id"])
+        class_of = {category["id"]: number_class(category["name"], numbers) for category in categories}
+        names = []
+        for image in index.dataset["images"]:
+            # Some tools write folders of their own machine, with either slash.
+            path = photos_by_name.get(image["file_name"].replace("\\", "/").rpartition("/")[2])
+            if path is None:
+                layout.strays.append(image["file_name"])
+                continue
+            name = path.relative_to(folder).as_posix()
+            names.append(name)
+            layout.photos[name] = path
+            if annotations := index.imgToAnns.get(image["id"]):
+                layout.masks[name] = partial(read_annotations, index, image, annotations, class_of)
+        layout.splits[split_name(file)] = names
+    layout.classes = {0: BACKGROUND} | {number: name for name, number in numbers.items()}
+    if len(files) == 1:
+        layout.splits = {}
+    return layout
+
+
+def load_index(file: Path) -> Any:
+    """Index one file with pycocotools; `ValueError` if it is not COCO's JSON of masks."""
+    try:
+        from pycocotools.coco import COCO
+    except ImportError:
+        raise ValueError('COCO annotations need pycocotools: pip install "transformers_pat[formats]"') from None
+    index = COCO()
+    try:
+        index.dataset = json.loads(file.read_text(encoding="utf-8"))
+        if any("segments_info" in annotation for annotation in index.dataset["annotations"]):
+            raise ValueError("it is panoptic; export COCO instances instead")
+        with contextlib.redirect_stdout(io.StringIO()):  # it reports progress with print
+            index.createIndex()
+        return index
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no COCO file of masks: {error}") from None
+
+
+def number_class(name: str, numbers: dict[str, int]) -> int:
+    """The class id of a category: 0 for one called background, else the next free one."""
+    return 0 if name.lower() == BACKGROUND else numbers.setdefault(name, len(numbers) + 1)
+
+
+def split_name(file: Path) -> str:
+    """The split that a file is of: `instances_train.json` is train, `valid/_annotations.coco.json` val."""
+    stem = file.stem.removesuffix(".coco").strip("_")
+    name = file.parent.name if stem == "annotations" else stem.removeprefix("instances_")
+    return SPLIT_NAMES.get(name, name)
+
+
+def read_annotations(index: Any, image: dict, annotations: list[dict], class_of: dict[int, int]) -> np.ndarray:
+    """Class ids of one photo, (height, width) int64; [`BadSampleError`] if a polygon or RLE is damaged."""
+    ids = np.zeros((image["height"], image["width"]), dtype=np.int64)
+    try:
+        for annotation in sorted(annotations, key=lambda annotation: -annotation["area"]):
+            ids[index.annToMask(annotation) > 0] = class_of[annotation["category_id"]]
+    except Exception as error:  # pycocotools raises nearly anything for what it can't read
+        raise BadSampleError(f"annotation of {image['file_name']!r} can't be read: {error}") from None
+    return ids
