@@ -23,6 +23,7 @@ from .support.tiny import (
     make_config,
     make_tokenizer,
     random_images,
+    save_tiny_checkpoint,
     train_steps,
 )
 from .support.training import mistake, workplace  # noqa: F401
@@ -50,6 +51,14 @@ def clip_folder(tmp_path_factory):
     make_tokenizer().save_pretrained(folder)
     size = {"height": 32, "width": 32}
     CLIPImageProcessorPil(size=size, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Folder of a tiny random PAT, with its processor."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_tiny_checkpoint(folder)
     return folder
 
 

@@ -312,6 +312,19 @@ def test_masks_and_cutouts_of_each_label(run):
         assert (cutout[..., :3][inside[box]] == photo[box][inside[box]]).all()
 
 
+def test_annotations_of_all_photos_and_their_count(run):
+    shutil.copy(PHOTO, "same.jpg")
+    formats = ("coco", "coco-panoptic", "voc", "yolo")
+    options = [argument for name in formats for argument in ("--annotations", name)]
+    done = run("segment", PHOTO, "same.jpg", "--labels", "sky, tree;bush", "--masks", *options, "--output", "out")
+    assert done.exit_code == 0 and "2 of 2 photos done" in done.output
+    assert {name for name in formats if Path("out", name).is_dir()} == set(formats)
+    content = read_json("out/coco/annotations/instances_default.json")
+    assert [image["file_name"] for image in content["images"]] == ["cat.jpg", "same.jpg"]
+    assert [category["name"] for category in content["categories"]] == ["sky", "tree"]
+    assert run("segment", PHOTO, "--labels", "sky, tree", "--annotations", "kitti").exit_code == 2
+
+
 def test_photos_are_found_in_folders_of_folders_on_standard_input_and_by_url(run, tmp_path, monkeypatch):
     deep = tmp_path / "photos" / "deep"
     deep.mkdir(parents=True)

@@ -272,7 +272,7 @@ def test_check_download_lists_the_benchmarks_and_refuses_others(check_download, 
     assert listed.exit_code == 0 and all(name in listed.output for name in BENCHMARKS)
     for arguments, message in (
         (("ade", tmp_path), "no benchmark 'ade'"),
-        (("ade20k_150",), "expected NAME and ROOT"),
+        (("ade20k_150",), "no such folder: ade20k_150; for a benchmark, give also the folder"),
         (("ade20k_150", tmp_path, "--split", "test"), "no split 'test'"),
     ):
         result = check_download(*arguments)

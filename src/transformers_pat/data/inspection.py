@@ -74,9 +74,10 @@ def inspect_folder(
         without_photo=layout.strays,
         problems=[problem for dataset in datasets.values() for problem in dataset.missing],
     )
-    for split, index in track([(split, i) for split in datasets for i in range(len(datasets[split]))]):
+    samples = [(dataset, index) for dataset in datasets.values() for index in range(len(dataset))]
+    for split_dataset, index in track(samples):
         try:
-            labels = datasets[split][index].labels
+            labels = np.asarray(split_dataset[index].labels)
         except BadSampleError as error:
             report.problems.append(str(error))
             continue

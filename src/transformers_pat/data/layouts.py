@@ -55,6 +55,8 @@ class Layout:
         if split not in splits:
             found = ", ".join(sorted(splits)) or "none"
             raise ValueError(f"data folder {str(folder)!r} has no split {split!r} (found: {found})")
+        if not any(splits.values()):
+            raise ValueError(f"no photo with a mask in {str(folder)!r}")
         if not splits[split]:
             raise ValueError(f"split {split!r} of {str(folder)!r} is empty")
         return splits[split]
