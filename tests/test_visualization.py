@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from transformers_pat.colors import ALIKE, label_colors, palette
 from transformers_pat.visualization import (
     FONTS,
     colorize,
     contact_sheet,
     format_share,
     overlay,
-    palette,
     reconstruction_sheet,
 )
 
@@ -22,12 +22,52 @@ def test_palette_is_fixed_and_separated():
     assert colors.shape == (847, 3) and colors.dtype == np.uint8
     assert len(np.unique(colors, axis=0)) == 847
     assert (palette(20) == colors[:20]).all()
-    first = colors[:40].astype(int)
-    distances = np.abs(first[:, None] - first[None]).sum(-1) + 999 * np.eye(40, dtype=int)
+    first = colors[:24].astype(int)
+    distances = np.abs(first[:, None] - first[None]).sum(-1) + 999 * np.eye(24, dtype=int)
     assert distances.min() > 40
     assert palette(70000).shape == (70000, 3)
     with pytest.raises(ValueError, match="at least one"):
         palette(0)
+
+
+def test_a_word_keeps_its_colour_unless_it_is_like_an_earlier_ones():
+    words = [f"word {index}" for index in range(60)]
+    alone = {word: tuple(label_colors([word])[0]) for word in words}
+    assert len(set(alone.values())) > 15
+    assert alone["word 0"] == tuple(label_colors([" Word 0", "sky"])[0])
+    for start in range(0, 60, 4):
+        group = words[start : start + 4]
+        colors = label_colors(group).astype(int)
+        assert tuple(colors[0]) == alone[group[0]]
+        distances = np.linalg.norm(colors[:, None] - colors[None], axis=-1)
+        assert distances[~np.eye(4, dtype=bool)].min() > 40
+    many = label_colors(words)
+    assert len(np.unique(many, axis=0)) == 60 and (many[24:] == palette(60)[24:]).all()
+    assert label_colors([]).shape == (0, 3)
+
+
+def test_few_labels_are_told_apart_by_colour_blind_eyes():
+    # scikit-image's conversion, as a second opinion; Vienot's matrix for deuteranopes, linear RGB.
+    from skimage.color import rgb2lab
+
+    vienot = np.array([(0.29275, 0.70725, 0), (0.29275, 0.70725, 0), (-0.02234, 0.02234, 1)])
+    for names in (["sky", "tree", "building", "water"], ["cat", "dog", "person", "car"]):
+        linear = (label_colors(names) / 255.0) ** 2.2
+        seen = rgb2lab(np.clip(linear @ vienot.T, 0, 1)[None] ** (1 / 2.2))[0]
+        distances = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+        assert distances[~np.eye(4, dtype=bool)].min() > 10, names
+    assert ALIKE > 0.1
+
+
+def test_names_are_written_on_their_regions_where_there_is_room():
+    ids = np.zeros((300, 400), int)
+    ids[100:250, 50:350] = 1
+    ids[:3, :3] = 2
+    with_names, without = (
+        np.asarray(overlay(Image.new("RGB", (400, 300)), ids, names)) for names in (["a", "road", "b"], ["", "", ""])
+    )
+    changed = np.argwhere((with_names[:300] != without[:300]).any(-1) & (ids == 1))
+    assert len(changed) and np.abs(changed.mean(0) - (175, 200)).max() < 15
 
 
 def test_colorize_takes_ids_above_255():
@@ -50,13 +90,15 @@ def test_overlay_keeps_the_photo_and_adds_a_legend(size):
     picture = overlay(Image.new("RGB", size, "white"), ids, ["road", "sky " * 60])
     assert picture.width == max(320, size[0]) and picture.height > size[1] + 10
     legend = np.asarray(picture)[size[1] :]
-    assert (legend == palette(2)[0]).all(-1).any()
+    assert (legend == label_colors(["road"])[0]).all(-1).any()
 
 
 def test_overlay_opacity():
     photo, ids = Image.new("RGB", (64, 64), (10, 20, 30)), np.ones((64, 64), int)
     assert np.asarray(overlay(photo, ids, ["a", "b"], opacity=0))[5, 5].tolist() == [10, 20, 30]
-    assert np.asarray(overlay(photo, ids, ["a", "b"], opacity=1))[5, 5].tolist() == palette(2)[1].tolist()
+    assert (
+        np.asarray(overlay(photo, ids, ["a", "b"], opacity=1))[5, 5].tolist() == label_colors(["a", "b"])[1].tolist()
+    )
     with pytest.raises(ValueError, match="opacity"):
         overlay(photo, ids, ["a", "b"], opacity=2)
     with pytest.raises(ValueError, match="64x64"):

@@ -1,63 +1,21 @@
 """Pictures of results: coloured label maps, overlays with a legend, reconstructions side by side."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .colors import label_colors, palette
 from .image_io_pat import to_rgb
 
-# Twelve colours that people tell apart easily; further ones are found by `palette`.
-FIRST_COLORS = (
-    (230, 60, 60), (60, 110, 230), (60, 180, 75), (250, 200, 40), (150, 60, 180), (40, 200, 210),
-    (245, 130, 40), (240, 90, 200), (170, 220, 60), (140, 90, 50), (20, 120, 110), (250, 180, 170),
-)  # fmt: skip
 NARROWEST_CANVAS = 320
 MOST_LEGEND_ENTRIES = 30
 SHEET_ASPECT = 1.6
+# Places of names are looked for on a grid with this many cells on its long side.
+NAME_GRID = 128
 # Pillow's own font has ASCII only. For other text the first of these that is installed: Linux, macOS, Windows.
 FONTS = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf")
 PAPER, INK, FAINT = (255, 255, 255), (30, 30, 30), (110, 110, 110)
-
-
-@lru_cache(maxsize=8)
-def palette(num_labels: int) -> np.ndarray:
-    """
-    A fixed palette: label `i` has the same colour whatever the number of labels.
-
-    Each colour after the first twelve is perceptually the farthest from all before it (distance in Oklab). About 3000
-    colours are distinct; after that they repeat.
-
-    Returns:
-        (num_labels, 3) uint8.
-
-    Raises:
-        ValueError: If `num_labels` is below 1.
-    """
-    if num_labels < 1:
-        raise ValueError(f"A palette needs at least one label, got {num_labels}.")
-    steps = np.linspace(0, 255, 16)
-    candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    lightness = _oklab(candidates)[:, 0]
-    candidates = candidates[(lightness > 0.35) & (lightness < 0.95)]
-    points = _oklab(candidates)
-    colors = [np.array(color, dtype=float) for color in FIRST_COLORS]
-    distances = np.min([np.linalg.norm(points - _oklab(color), axis=1) for color in colors], axis=0)
-    while len(colors) < min(num_labels, len(candidates)):
-        farthest = int(distances.argmax())
-        colors.append(candidates[farthest])
-        distances = np.minimum(distances, np.linalg.norm(points - points[farthest], axis=1))
-    return np.array([colors[index % len(colors)] for index in range(num_labels)]).round().astype(np.uint8)
-
-
-def _oklab(rgb: np.ndarray) -> np.ndarray:
-    """Convert sRGB (..., 3), 0 to 255, to Oklab, where distance is close to perceived difference."""
-    values = np.asarray(rgb) / 255
-    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    to_cones = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]
-    to_lab = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
-    return np.cbrt(linear @ np.transpose(to_cones)) @ np.transpose(to_lab)
 
 
 def colorize(label_map: np.ndarray, num_labels: int) -> Image.Image:
@@ -79,12 +37,13 @@ def colorize(label_map: np.ndarray, num_labels: int) -> Image.Image:
 
 def overlay(image: Image.Image, label_map: np.ndarray, labels: Sequence[str], opacity: float = 0.5) -> Image.Image:
     """
-    Draw translucent masks with thin outlines over a photo, and below it a legend of labels and their shares.
+    Draw translucent masks with outlines and names over a photo, and below it a legend of labels and their shares.
 
     Args:
         image: The photo, any mode.
         label_map: (H, W) integers from 0 to len(labels) - 1, of the photo's size; numpy array or CPU tensor.
-        labels: Names in the order of the ids. The legend has those that occur, at most the 30 largest.
+        labels: Names in the order of the ids; [`label_colors`] has their colours. Each name is written on the label's
+            widest region if it fits. The legend has those that occur, at most the 30 largest.
         opacity: Opacity of the masks, from 0 (only the photo) to 1 (only masks).
 
     Returns:
@@ -98,18 +57,19 @@ def overlay(image: Image.Image, label_map: np.ndarray, labels: Sequence[str], op
         raise ValueError(f"The label map is {ids.shape[1]}x{ids.shape[0]}, the photo {image.width}x{image.height}.")
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be between 0 and 1, got {opacity}.")
-    photo = np.asarray(to_rgb(image), dtype=np.float32)
-    colors = palette(len(labels))
-    pixels = photo * (1 - opacity) + colors[ids] * opacity
-    outlines = _outlines(ids, thickness=max(1, round(_unit(*image.size) / 12)))
-    pixels[outlines] = pixels[outlines] * 0.25 + 255 * 0.75
+    colors = label_colors(labels)
+    masks = Image.fromarray(colors[ids])
+    _draw_outlines(masks, ids, thickness=max(1, round(_unit(*image.size) / 12)))
+    picture = Image.blend(to_rgb(image), masks, opacity)
     shares = np.bincount(ids.ravel(), minlength=len(labels)) / ids.size
     order = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
+    if opacity:
+        _draw_names(picture, ids, {index: labels[index] for index in order[:MOST_LEGEND_ENTRIES]})
     entries = [(labels[index], format_share(shares[index]), tuple(colors[index].tolist())) for index in order]
     if len(entries) > MOST_LEGEND_ENTRIES:
         rest = shares[order[MOST_LEGEND_ENTRIES:]]
         entries[MOST_LEGEND_ENTRIES:] = [(f"{len(rest)} more", format_share(rest.sum()), PAPER)]
-    return _with_legend(Image.fromarray(pixels.round().astype(np.uint8)), entries)
+    return _with_legend(picture, entries)
 
 
 def reconstruction_sheet(
@@ -192,16 +152,56 @@ def _check_map(label_map: np.ndarray, num_labels: int) -> np.ndarray:
         raise ValueError(f"A label map must be (H, W) integers, got {ids.dtype} {ids.shape}.")
     if ids.min() < 0 or ids.max() >= num_labels:
         raise ValueError(f"The label map holds ids {ids.min()} to {ids.max()}, but there are {num_labels} labels.")
-    return ids.astype(np.int64)
+    return ids
 
 
-def _outlines(ids: np.ndarray, thickness: int) -> np.ndarray:
-    """Whether each pixel is within `thickness` of the right or lower border of a region: (H, W) bool."""
+def _draw_outlines(masks: Image.Image, ids: np.ndarray, thickness: int) -> None:
+    """Paint what is within `thickness` pixels of the right or lower border of a region white."""
     outlines = np.zeros(ids.shape, dtype=bool)
     for shift in range(1, thickness + 1):
         outlines[shift:] |= ids[shift:] != ids[:-shift]
         outlines[:, shift:] |= ids[:, shift:] != ids[:, :-shift]
-    return outlines
+    masks.paste((255, 255, 255), mask=Image.fromarray(outlines))
+
+
+def _draw_names(picture: Image.Image, ids: np.ndarray, names: dict[int, str]) -> None:
+    """Write each label's name in the middle of its widest region, the largest label first, where there is room."""
+    unit = _unit(*picture.size)
+    font = _load_font(unit, list(names.values()))
+    step = max(1, round(max(ids.shape) / NAME_GRID))
+    coarse, draw = ids[step // 2 :: step, step // 2 :: step], ImageDraw.Draw(picture)
+    taken: list[tuple[float, float, float, float]] = []
+    for index, name in names.items():
+        row, column, radius = _widest_place(coarse == index)
+        half_width, half_height = font.getlength(name) / 2 + unit / 4, unit * 0.7
+        # The name may cross the region's border, but not be larger than the region.
+        if radius * step < half_height or radius * step < half_width / 3:
+            continue
+        x = min(max(column * step + step / 2, half_width), picture.width - half_width)
+        y = min(max(row * step + step / 2, half_height), picture.height - half_height)
+        box = (x - half_width, y - half_height, x + half_width, y + half_height)
+        inside = box[0] >= 0 and box[1] >= 0
+        if inside and not any(_overlap(box, other) for other in taken):
+            taken.append(box)
+            stroke = max(1, round(unit / 7))
+            draw.text((x, y), name, fill=PAPER, font=font, anchor="mm", stroke_width=stroke, stroke_fill=INK)
+
+
+def _widest_place(mask: np.ndarray) -> tuple[int, int, int]:
+    """Row and column of the place in a mask that is farthest from its border, and how far it is; 0 if empty."""
+    padded, radius = np.pad(mask, 1), 0
+    row, column = 0, 0
+    while padded.any():
+        radius += 1
+        places = np.argwhere(padded)
+        row, column = places[len(places) // 2] - 1
+        inner = padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        padded = np.pad(inner, 1)
+    return int(row), int(column), radius
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _unit(width: int, height: int) -> float:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from transformers_pat import PatForSemanticSegmentation, PatModel, PatProcessor, visualization
 from transformers_pat.cli.app import app
 from transformers_pat.cli.common import read_names
-from transformers_pat.visualization import palette
+from transformers_pat.colors import label_colors
 
 PROGRAM = (sys.executable, "-m", "transformers_pat.cli")
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "cat.jpg"
@@ -278,7 +278,7 @@ def test_label_maps_have_the_overlays_colours_and_keep_the_ids(run):
     facts = json.loads(Path("pat-output/cat.json").read_text())
     with Image.open("pat-output/cat_labels.png") as image:
         assert image.mode == "P"
-        assert image.getpalette()[:9] == palette(3).flatten().tolist()
+        assert image.getpalette()[:9] == label_colors(["sky", "tree", "cat"]).flatten().tolist()
         ids = np.asarray(image)
     assert [one["share"] for one in facts["labels"]] == pytest.approx(
         [(ids == id).mean() for id in range(3)], abs=1e-6

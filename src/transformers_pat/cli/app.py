@@ -316,13 +316,15 @@ def write_segmentation(
     import numpy as np
     from PIL import Image
 
+    from ..colors import label_colors
     from ..prompts_pat import label_names
-    from ..visualization import overlay, palette
+    from ..visualization import overlay
 
-    overlay(photo, label_map, label_names([region.label for region in regions])).save(job.path("_overlay.png"))
+    names = label_names([region.label for region in regions])
+    overlay(photo, label_map, names).save(job.path("_overlay.png"))
     ids = Image.fromarray(label_map.astype(np.uint8 if len(regions) <= 256 else np.uint16))
     if ids.mode == "L":
-        ids.putpalette(palette(len(regions)).flatten().tolist())  # pixels keep the ids
+        ids.putpalette(label_colors(names).flatten().tolist())  # pixels keep the ids
     ids.save(job.path("_labels.png"))
     job.path(".json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -13,9 +13,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from ..colors import label_colors
 from ..image_io_pat import to_rgb
 from ..prompts_pat import BACKGROUND
-from ..visualization import palette
 from .layouts import COLOR_TABLE, is_photo
 
 EXIF_ORIENTATION = 0x0112
@@ -144,7 +144,7 @@ class VocWriter(AnnotationWriter):
             raise ValueError(f"Pascal VOC has at most 255 classes, got {len(self.labels)} labels")
         (folder / "SegmentationClass").mkdir(exist_ok=True)
         (folder / "ImageSets" / "Segmentation").mkdir(parents=True, exist_ok=True)
-        self.colors = np.concatenate([np.zeros((1, 3), dtype=np.uint8), palette(max(1, len(self.labels)))])
+        self.colors = np.concatenate([np.zeros((1, 3), dtype=np.uint8), label_colors(self.labels)])
         self.names: list[str] = []
 
     def write(self, name, file_name, photo, regions):
