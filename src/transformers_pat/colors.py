@@ -18,7 +18,7 @@ COLOR_BLINDNESS = (
 )
 # Words choose among this many colours. Two nearer than this (Oklab) are too alike for one picture. Our choice.
 WORD_COLORS = 24
-ALIKE = 0.13
+ALIKE = 0.09
 # First choice of some words, a position in the palette: people expect a blue sky.
 EXPECTED = {"sky": 0, "tree": 2, "plant": 2, "grass": 11, "water": 4, "sea": 4, "lake": 4, "building": 5, "sand": 20}
 
