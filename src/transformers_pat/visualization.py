@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .colors import label_colors, palette
 from .image_io_pat import to_rgb
+from .prompts_pat import BACKGROUND
 
 NARROWEST_CANVAS = 320
 MOST_LEGEND_ENTRIES = 30
@@ -42,8 +43,8 @@ def overlay(image: Image.Image, label_map: np.ndarray, labels: Sequence[str], op
     Args:
         image: The photo, any mode.
         label_map: (H, W) integers from 0 to len(labels) - 1, of the photo's size; numpy array or CPU tensor.
-        labels: Names in the order of the ids; [`label_colors`] has their colours. Each name is written on the label's
-            widest region if it fits. The legend has those that occur, at most the 30 largest.
+        labels: Names in the order of the ids; [`label_colors`] has their colours, "background" has none. Each name is
+            written on the label's widest region if it fits. The legend has those that occur, at most the 30 largest.
         opacity: Opacity of the masks, from 0 (only the photo) to 1 (only masks).
 
     Returns:
@@ -59,12 +60,20 @@ def overlay(image: Image.Image, label_map: np.ndarray, labels: Sequence[str], op
         raise ValueError(f"opacity must be between 0 and 1, got {opacity}.")
     colors = label_colors(labels)
     masks = Image.fromarray(colors[ids])
-    _draw_outlines(masks, ids, thickness=max(1, round(_unit(*image.size) / 12)))
-    picture = Image.blend(to_rgb(image), masks, opacity)
+    thickness = max(1, round(_unit(*image.size) / 12))
+    masks.paste(PAPER, mask=Image.fromarray(_outlines(ids, thickness)))
+    photo = to_rgb(image)
+    picture = Image.blend(photo, masks, opacity)
+    background = [index for index, label in enumerate(labels) if label == BACKGROUND]
+    if background:
+        colors[background] = PAPER
+        picture.paste(photo, mask=Image.fromarray(np.isin(ids, background) & ~_outlines(ids, thickness)))
     shares = np.bincount(ids.ravel(), minlength=len(labels)) / ids.size
     order = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
     if opacity:
-        _draw_names(picture, ids, {index: labels[index] for index in order[:MOST_LEGEND_ENTRIES]})
+        _draw_names(
+            picture, ids, {index: labels[index] for index in order[:MOST_LEGEND_ENTRIES] if index not in background}
+        )
     entries = [(labels[index], format_share(shares[index]), tuple(colors[index].tolist())) for index in order]
     if len(entries) > MOST_LEGEND_ENTRIES:
         rest = shares[order[MOST_LEGEND_ENTRIES:]]
@@ -155,13 +164,13 @@ def _check_map(label_map: np.ndarray, num_labels: int) -> np.ndarray:
     return ids
 
 
-def _draw_outlines(masks: Image.Image, ids: np.ndarray, thickness: int) -> None:
-    """Paint what is within `thickness` pixels of the right or lower border of a region white."""
+def _outlines(ids: np.ndarray, thickness: int) -> np.ndarray:
+    """Whether each pixel is within `thickness` of the right or lower border of a region: (H, W) bool."""
     outlines = np.zeros(ids.shape, dtype=bool)
     for shift in range(1, thickness + 1):
         outlines[shift:] |= ids[shift:] != ids[:-shift]
         outlines[:, shift:] |= ids[:, shift:] != ids[:, :-shift]
-    masks.paste((255, 255, 255), mask=Image.fromarray(outlines))
+    return outlines
 
 
 def _draw_names(picture: Image.Image, ids: np.ndarray, names: dict[int, str]) -> None:

@@ -7,10 +7,36 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..data.benchmark import read_class_list
+from ..data.catalogue import BENCHMARKS
+from ..modeling_pat import PatModel
+from ..processing_pat import PatProcessor
+from ..reconstruction import to_image
+from .pictures import show_photo
 from .shards import TokenizedPhoto
 from .tables import CodeTables
 
 PATCH_SIDE = 64
+
+
+def default_words() -> list[str]:
+    """Words to compare codes with: the names of COCO-Stuff's classes."""
+    return [row["name"] for row in read_class_list(BENCHMARKS["coco_stuff_171"].classes)]
+
+
+@torch.inference_mode()
+def tokenize_one(
+    photo: Image.Image | TokenizedPhoto, model: PatModel, processor: PatProcessor
+) -> tuple[TokenizedPhoto, Image.Image]:
+    """A photo's codes, and what it looks like at the model's size."""
+    if isinstance(photo, TokenizedPhoto):
+        return photo, show_photo(photo, model, processor)
+    pixel_values = processor(images=[photo], return_tensors="pt")["pixel_values"]
+    levels = tuple(level[0].cpu().numpy() for level in model.encode(pixel_values.to(model.device)).codes)
+    patch_size = model.config.vision_config.patch_size
+    patch_grid = (-(-pixel_values.shape[2] // patch_size), -(-pixel_values.shape[3] // patch_size))
+    stored = TokenizedPhoto("", b"", *photo.size, patch_size, patch_grid, levels)
+    return stored, to_image(pixel_values[0], processor)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from .archive import query, tokenize, verify
 from .codes import codes
 from .common import ModelName, console, fail, find_images, load, make_folder, read_labels, require_onnx_extra
 from .jobs import Job, check_archives, plan_jobs
+from .serve_app import serve_app
 
 if TYPE_CHECKING:
     import numpy as np
@@ -261,6 +262,7 @@ def check_data(context: typer.Context) -> None:
 
 for command in (tokenize, query, verify, codes):
     app.command()(command)
+app.command("app")(serve_app)
 
 
 # What to say and to write

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..archive import TokenizedPhoto
-    from ..modeling_pat import PatModel
-    from ..processing_pat import PatProcessor
 
 MAP_SIDE = 480
 MOST_PHOTOS = 500
@@ -44,7 +42,7 @@ def codes(
     """
     load(require_archive_extra)
     jobs = plan_jobs(images, output, ("_where.jpg",))
-    from ..archive.codes import frequent_codes, most_of
+    from ..archive.codes import default_words, frequent_codes, most_of, tokenize_one
     from ..archive.tables import CodeTables
     from ..archive.tokenizing import describe
     from ..loading import load_checkpoint
@@ -78,36 +76,6 @@ def codes(
         contact_sheet([(f"level {level + 1}", maps)]).save(output / f"level_{level + 1}_where.jpg", quality=90)
         print_line(console, f"level {level + 1}: {output}/level_{level + 1}.jpg and level_{level + 1}_where.jpg")
     jobs.finish(output)
-
-
-def default_words() -> list[str]:
-    """The names of COCO-Stuff's classes."""
-    from ..data import BENCHMARKS
-    from ..data.benchmark import read_class_list
-
-    return [row["name"] for row in read_class_list(BENCHMARKS["coco_stuff_171"].classes)]
-
-
-def tokenize_one(
-    photo: "Image | TokenizedPhoto", model: "PatModel", processor: "PatProcessor"
-) -> "tuple[TokenizedPhoto, Image]":
-    """A photo's codes, and what it looks like at the model's size."""
-    import torch
-    from PIL.Image import Image
-
-    from ..archive import TokenizedPhoto
-    from ..archive.pictures import show_photo
-    from ..reconstruction import to_image
-
-    if not isinstance(photo, Image):
-        return photo, show_photo(photo, model, processor)
-    pixel_values = processor(images=[photo], return_tensors="pt")["pixel_values"]
-    with torch.inference_mode():
-        levels = tuple(level[0].cpu().numpy() for level in model.encode(pixel_values.to(model.device)).codes)
-    patch_size = model.config.vision_config.patch_size
-    patch_grid = (-(-pixel_values.shape[2] // patch_size), -(-pixel_values.shape[3] // patch_size))
-    stored = TokenizedPhoto("", b"", *photo.size, patch_size, patch_grid, levels)
-    return stored, to_image(pixel_values[0], processor)
 
 
 def draw_map(photo: "TokenizedPhoto", picture: "Image", level: int, shown: list) -> "Image":
