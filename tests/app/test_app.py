@@ -192,14 +192,16 @@ def test_an_archive_is_searched(visit):
         ("cat", "cat.jpg", "'cat' alone would get every pixel"),
         ("cat, cat", "cat.jpg", "twice"),
         ("sky, tree", None, "choose a photo first"),
+        ("sky, tree", "text.jpg", "this file is no photo that can be read"),
         ("sky, tree", "large.png", "this photo has 9 megapixels; 8 is the most here"),
     ],
 )
 def test_a_mistake_is_a_message_in_the_page(visit, tmp_path, words, photo, message):
     Image.new("RGB", (3000, 3000)).save(tmp_path / "large.png")
+    (tmp_path / "text.jpg").write_text("no photo")
     page = visit()
     if photo:
-        upload(page, tmp_path / photo if photo == "large.png" else PHOTOS / photo)
+        upload(page, PHOTOS / photo if photo == "cat.jpg" else tmp_path / photo)
     words_box(page).fill(words)
     page.click("#run")
     page.wait_for_selector(".toast-body")
@@ -243,10 +245,7 @@ def test_it_fits_a_phone_and_a_dark_screen(visit, options):
         assert max(map(int, color.strip("rgb()").split(","))) < 60
 
 
-def test_what_is_no_photo_is_refused_in_one_line(engine, tmp_path):
-    (tmp_path / "text.jpg").write_text("no photo")
-    with pytest.raises(ValueError, match="this file is no photo that can be read"):
-        engine.open(tmp_path / "text.jpg")
+def test_without_an_archive_there_is_nothing_to_search():
     with pytest.raises(ValueError, match="start the app with --archive"):
         Engine("pat-nano").search(["cat"], 3)
 

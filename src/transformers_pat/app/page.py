@@ -30,6 +30,15 @@ CLICK = "click a place, or move with the arrow keys and press Enter"
 FOUND_PHOTOS = 12
 
 
+def make_photo_input() -> gr.Image:
+    """Gives the path of what was uploaded, unopened: our own message is clearer than a failed request."""
+    sources = ["upload", "webcam", "clipboard"]
+    photo = gr.Image(label="Photo", type="filepath", sources=sources, height=280, elem_id="photo")
+    # Not in a subclass, which gradio takes for a component of another package.
+    photo.preprocess = lambda uploaded: uploaded.path if uploaded else None
+    return photo
+
+
 def build_page(engine: Engine, examples: list[tuple[str, str]] | None = None) -> gr.Blocks:
     """
     Put the page together.
@@ -43,13 +52,7 @@ def build_page(engine: Engine, examples: list[tuple[str, str]] | None = None) ->
         gr.Markdown(INTRO)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                path = gr.Image(
-                    label="Photo",
-                    type="filepath",
-                    sources=["upload", "webcam", "clipboard"],
-                    height=280,
-                    elem_id="photo",
-                )
+                path = make_photo_input()
                 words = gr.Textbox(
                     label="Words",
                     info='Separate by commas; ";" separates synonyms: tree;bush',
