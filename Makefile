@@ -10,7 +10,7 @@ PYTEST := -m pytest -n $(WORKERS)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-newest test-oldest conformance lint format lock picture results bench web web-test
+.PHONY: demo test test-newest test-oldest conformance lint format lock picture results bench web web-test dist
 
 demo: .venv/installed
 	$(BIN)/transformers-pat segment examples/photos/china.jpg --labels "$(LABELS)" --output demo
@@ -52,6 +52,12 @@ results: .venv/installed-dev
 # docs/performance.md: what takes how long. Half an hour; nothing else should run.
 bench: .venv/installed-dev
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.performance
+
+# What a release uploads, in dist/.
+dist: .venv/installed-dev
+	rm -rf dist
+	$(BIN)/python -m hatchling build --directory dist
+	$(BIN)/twine check --strict dist/*
 
 # The picture at the top of the README.
 picture: demo
