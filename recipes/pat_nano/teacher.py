@@ -69,4 +69,4 @@ class TextSpace:
 
     @classmethod
     def load(cls, path: Path) -> TextSpace:
-        return cls(**torch.load(path))
+        return cls(**torch.load(path, weights_only=True))

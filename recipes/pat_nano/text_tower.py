@@ -180,7 +180,7 @@ def main() -> None:
         corpus = build(args.data, args.class_names, args.wordnet, space, start)
         torch.save(tuple(corpus), args.work / "text_corpus.part")
         os.replace(args.work / "text_corpus.part", args.work / "text_corpus.pt")
-    corpus = Corpus(*torch.load(args.work / "text_corpus.pt"))
+    corpus = Corpus(*torch.load(args.work / "text_corpus.pt", weights_only=True))
     spans = f"{corpus.classes} class names, {corpus.near} with words next to them, {corpus.words} with all words"
     log(f"{len(corpus.texts)} texts: {spans}")
     torch.manual_seed(0)

@@ -74,6 +74,7 @@ class CheckpointMixin(FrozenClipMixin, PreTrainedModel):
             OSError: If the checkpoint or its CLIP cannot be found.
         """
         name = pretrained_model_name_or_path
+        kwargs.setdefault("use_safetensors", True)  # PAT has never been saved as anything else
         model, info = load_unreported(super().from_pretrained, name, *args, **kwargs)
         if name is not None:
             saved, _ = PatConfig.get_config_dict(name, **kwargs)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.other import load
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 
@@ -96,13 +97,15 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> int:
         ValueError: If a file is damaged. The message names it and the checkpoint before.
     """
     step = read_info(checkpoint)["step"]
+    # Also because accelerate reads some of these files with pickle: a file that passes holds no code.
+    for path in sorted(checkpoint.iterdir()):
+        if problem := _find_problem(path):
+            raise _damaged(checkpoint, path, problem)
     try:
         accelerator.load_state(str(checkpoint))
         return step
     except Exception as error:  # each of the libraries below has its own type for a damaged file
-        raise _damaged(
-            checkpoint, next(filter(_is_damaged, sorted(checkpoint.iterdir())), checkpoint), error
-        ) from None
+        raise _damaged(checkpoint, checkpoint, error) from None
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
@@ -152,17 +155,17 @@ def _damaged(checkpoint: Path, path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} is damaged ({reason}): delete {checkpoint} {back}")
 
 
-def _is_damaged(path: Path) -> bool:
-    """Whether a file of a checkpoint can't be read."""
+def _find_problem(path: Path) -> Exception | None:
+    """Why a file of a checkpoint can't be read, None if it can. Nothing in it is executed."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt"):
-                return False
+                return None
         if path.suffix in (".bin", ".pkl", ".pt"):
-            torch.load(path, map_location="cpu", weights_only=False)
-    except Exception:
-        return True
-    return False
+            load(path, map_location="cpu")
+    except Exception as error:
+        return error
+    return None
 
 
 def _sync(folder: Path) -> None:
