@@ -10,7 +10,7 @@ PYTEST := -m pytest -n $(WORKERS)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-newest test-oldest conformance lint format lock picture results bench web web-test dist
+.PHONY: demo test test-newest test-oldest conformance lint format lock picture results bench web web-test dist docs
 
 demo: .venv/installed
 	$(BIN)/transformers-pat segment examples/photos/china.jpg --labels "$(LABELS)" --output demo
@@ -52,6 +52,10 @@ results: .venv/installed-dev
 # docs/performance.md: what takes how long. Half an hour; nothing else should run.
 bench: .venv/installed-dev
 	OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.performance
+
+# The documentation as a site, in site/.
+docs: .venv/installed-dev
+	$(BIN)/zensical build --clean --strict
 
 # What a release uploads, in dist/.
 dist: .venv/installed-dev

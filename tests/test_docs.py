@@ -2,7 +2,11 @@
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import typer
@@ -66,6 +70,18 @@ def test_worked_examples_of_contributing_run():
     assert namespace["pat"].config.num_levels == len(namespace["pat"].codebooks) == 4
     assert namespace["model"].config.id2label == {0: "road", 1: "car", 2: "tree"}
     assert namespace["PASCAL_VOC_ANIMALS"].photo == PASCAL_VOC_20.photo
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict"]
+    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    page = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    for name in ("set_vocabulary", "segment_codes", "FolderDataset", "TokenArchive", "OnnxSegmenter"):
+        assert name in page
 
 
 def test_the_embedded_checkpoint_has_the_card_of_its_recipe():

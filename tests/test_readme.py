@@ -15,3 +15,10 @@ def test_python_blocks_run(monkeypatch):
     assert namespace["label_map"].shape == (427, 640)
     assert namespace["pixels"].shape == namespace["coarse"].shape
     assert namespace["logits"].shape[:2] == (1, 2)
+
+
+def test_the_first_page_of_the_documentation_runs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    for _, code in python_blocks(ROOT / "docs" / "index.md"):
+        exec(compile(code, "index.md", "exec"), {})
+    assert "building" in capsys.readouterr().out
