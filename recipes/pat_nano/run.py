@@ -57,8 +57,18 @@ def main() -> None:
         write_names(data, work / "names.json")
     if not (work / "clip").is_dir():
         make_clip(args, common)
-    pat = ["examples/train.py", "--config", "configs/nano_pat.yaml", "--clip", work / "clip", "--data", data]
-    stage("PAT", work / "pat-nano" / "config.json", *pat, "--output_dir", work / "pat-nano", "--resume")
+    train = ["examples/train.py", "--data", data, "--resume"]
+    first = ["--config", "configs/nano_pat.yaml", "--clip", work / "clip", "--output_dir", work / "pat-first"]
+    stage("PAT", work / "pat-first" / "config.json", *train, *first)
+    longer = [
+        "--config",
+        "configs/nano_pat_longer.yaml",
+        "--init",
+        work / "pat-first",
+        "--output_dir",
+        work / "pat-nano",
+    ]
+    stage("PAT, longer", work / "pat-nano" / "config.json", *train, *longer)
     stage("what the CLIP knows", work / "measure.json", HERE / "measure.py", *common)  # trains a probe on masks
     stage("the packaged folder", work / "embedded", HERE / "embed.py", work / "pat-nano", work / "embedded")
     print(f"To package it: rm -r {EMBEDDED}; cp -r {work / 'embedded'} {EMBEDDED}")

@@ -15,13 +15,14 @@ from .processing_pat import PatProcessor
 Model = TypeVar("Model", bound=PatPreTrainedModel)
 
 
-def load_checkpoint(model_class: type[Model], checkpoint: str) -> tuple[Model, PatProcessor]:
+def load_checkpoint(model_class: type[Model], checkpoint: str, **fields) -> tuple[Model, PatProcessor]:
     """
     Load a PAT model in eval mode and float32, on the accelerator if there is one, and its processor.
 
     Args:
         model_class: [`PatModel`] or [`PatForSemanticSegmentation`].
         checkpoint: Hub name or folder; "pat-nano" is the checkpoint that comes with the package.
+        **fields: Fields of [`PatConfig`] to change.
 
     Raises:
         ValueError: If the checkpoint is damaged or not of a PAT model.
@@ -37,7 +38,7 @@ def load_checkpoint(model_class: type[Model], checkpoint: str) -> tuple[Model, P
         raise ValueError(f"{checkpoint} is not a PAT checkpoint (its model type is {kind})")
     processor = PatProcessor.from_pretrained(place)
     with no_progress_bars():
-        model = model_class.from_pretrained(place, dtype=torch.float32).eval()
+        model = model_class.from_pretrained(place, dtype=torch.float32, **fields).eval()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device), processor
 

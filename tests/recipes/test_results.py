@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from recipes.pat_nano.results import ROWS
@@ -34,6 +35,7 @@ def test_one_command_writes_all_results(tmp_path):
             assert f"| {name} | {level['level']} | {level['codebook_size']} | {level['usage']:.1%} |" in text
 
 
-def test_the_recipe_validates_on_the_measured_splits():
-    values = yaml.safe_load((ROOT / "configs" / "nano_pat.yaml").read_text())
+@pytest.mark.parametrize("config", ["nano_pat", "nano_pat_longer"])
+def test_the_recipe_validates_on_the_measured_splits(config):
+    values = yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text())
     assert values["validation"] == [f"{name}:{split}" for name, split in MEASURED.items()]

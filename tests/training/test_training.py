@@ -154,8 +154,10 @@ def test_a_pat_checkpoint_is_trained_further(mistake, workplace, tmp_path):
     start = str(tmp_path / "start")
     assert "either --clip" in mistake("--init", start)
     assert f"use --init {start}" in mistake("--clip", start)
-    config.write_text(config.read_text() + "model: {hidden_size: 8}\n")
-    assert "--model is for a new PAT" in mistake("--clip", "", "--init", start)
+    changed = ["--clip", "", "--init", start, "--model"]
+    assert "where this configuration needs (24,)" in mistake(*changed, '{"hidden_size": 24}')
+    main([*map(str, arguments), "--model", '{"residual_loss_weight": 0.3}', "--max_steps", "3", "--resume"])
+    assert PatForSemanticSegmentation.from_pretrained(tmp_path / "run").config.residual_loss_weight == 0.3
 
 
 def test_the_tokenizer_alone_needs_no_masks(workplace, tmp_path):

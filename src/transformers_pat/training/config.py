@@ -45,7 +45,9 @@ class TrainConfig:
         default=None,
     )
     objective: Literal["segmentation", "tokenizer"] = option("tokenizer needs no masks.", default="segmentation")
-    model: str = option('With --clip: fields of PatConfig as JSON, {"hidden_size": 128}.', default="{}")
+    model: str = option(
+        'Fields of PatConfig as JSON, {"hidden_size": 128}; with --init those that change no shape.', default="{}"
+    )
     synonyms: str | None = option("JSON file: class name -> other words for it.", default=None)
     templates: str = option("Prompt templates: none, simple, vild, imagenet.", default="simple")
     strict: bool = option("Stop at a photo or mask that can't be used, instead of skipping it.", default=False)
@@ -89,8 +91,6 @@ class TrainConfig:
             )
         if bool(self.clip) == bool(self.init):
             raise ValueError("give either --clip, to train a new PAT on a CLIP, or --init, to train a PAT further")
-        if self.init and self.model != "{}":
-            raise ValueError("--model is for a new PAT: with --init the configuration comes from the checkpoint")
         if not self.train:
             raise ValueError("--train: name at least one data set, such as ../data/mine:train; or give --data FOLDER")
 

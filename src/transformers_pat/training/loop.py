@@ -209,11 +209,11 @@ def checkpoint_info(config: TrainConfig, accelerator: Accelerator) -> dict:
 
 
 def make_model(config: TrainConfig) -> tuple[PatForSemanticSegmentation, PatProcessor]:
-    """Load the PAT of `init`, or make an untrained one around the CLIP of `clip`."""
-    if config.init:
-        return load_model(PatForSemanticSegmentation, config.init)
-    assert config.clip is not None  # checked by TrainConfig
+    """Load the PAT of `init`, or make an untrained one around the CLIP of `clip`; both with the fields of `model`."""
     model_fields = read_model_fields(config.model)
+    if config.init:
+        return load_model(PatForSemanticSegmentation, config.init, **model_fields)
+    assert config.clip is not None  # checked by TrainConfig
     check_clip(config.clip)
     try:
         processor = PatProcessor.from_clip_pretrained(config.clip)
