@@ -16,15 +16,18 @@ def load_photo(source, timeout: float | None = None) -> PIL.Image.Image:
     Read a photo and turn it upright as its EXIF orientation says; its mode is kept, see [`to_rgb`].
 
     Args:
-        source: Path, URL, base64 string, binary file or PIL image.
+        source: Path, URL, base64 string, binary file or PIL image; or pixels, integers: a numpy array (H, W) or
+            (H, W, channels), or a torch tensor (channels, H, W).
         timeout: Seconds to wait for a URL.
 
     Raises:
         ValueError: If it cannot be read (missing, empty, truncated, no image); one line that names the picture.
     """
+    if hasattr(source, "__array__") and not isinstance(source, PIL.Image.Image):
+        return _from_array(source)
     is_file = hasattr(source, "read")
     if not is_file and not isinstance(source, (str, os.PathLike, PIL.Image.Image)):
-        raise ValueError(f"a photo must be a PIL image, a path or a URL, got {type(source).__name__}")
+        raise ValueError(f"a photo must be a PIL image, an array, a path or a URL, got {type(source).__name__}")
     if is_file or isinstance(source, PIL.Image.Image):
         name = getattr(source, "filename", "") or "given"
     else:
@@ -43,6 +46,22 @@ def load_photo(source, timeout: float | None = None) -> PIL.Image.Image:
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"cannot read the image {str(name)[:200]}: {reason[:200]}") from error
+
+
+def _from_array(source) -> PIL.Image.Image:
+    pixels = to_8_bit(np.asarray(source.cpu() if hasattr(source, "cpu") else source))
+    if hasattr(source, "cpu") and pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    in_range = pixels.dtype.kind in "iu" and pixels.size and 0 <= pixels.min() <= pixels.max() <= 255
+    if pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or not in_range:
+        raise ValueError(
+            "an array must be (H, W) or (H, W, 3), a tensor (3, H, W), of integers from 0 to 255, got "
+            f"{source.dtype} {tuple(source.shape)}"
+        )
+    return PIL.Image.fromarray(pixels.astype(np.uint8))
 
 
 def to_rgb(photo: PIL.Image.Image) -> PIL.Image.Image:

@@ -30,8 +30,9 @@ class PatSegmentationPipeline(Pipeline):
 
     Needs a `PatProcessor`, or an image processor and a tokenizer to make one from. Call it with
 
-    - one photo: a path, URL or PIL image, or a dict `{"image": photo, "candidate_labels": [...]}`; the result is a
-      list of `{"score": float, "label": str, "mask": PIL image}`, see `postprocess`;
+    - one photo: a path, URL, PIL image or pixels (integers from 0 to 255; a numpy array (H, W, 3) or a tensor
+      (3, H, W)), or a dict `{"image": photo, "candidate_labels": [...]}`; the result is a list of
+      `{"score": float, "label": str, "mask": PIL image}`, see `postprocess`;
     - stored codes of a photo: a dict `{"codes": [...], "size": (height, width)}`, with a (rows, columns) array per
       level, and the size of the masks; `"output_size"` as in `PatModel.decode`;
     - a list or tuple of photos: a list of such lists;

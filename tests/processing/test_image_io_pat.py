@@ -9,6 +9,7 @@ from PIL import Image
 
 from transformers_pat import PatImageProcessorPil
 from transformers_pat.data.base import BadSampleError, read_photo
+from transformers_pat.image_io_pat import load_photo
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -68,3 +69,40 @@ def test_an_array_of_bools_is_black_and_white(container):
     processor = PatImageProcessorPil(do_resize=False)
     expected, found = (processor([container(one)], return_tensors="pt")["pixel_values"] for one in (as_bytes, pixels))
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        PHOTO,
+        PHOTO.astype(np.int64),
+        PHOTO[::-1, ::-1][::-1, ::-1],
+        torch.from_numpy(PHOTO).permute(2, 0, 1),
+        PHOTO.astype(np.uint16) * 257,
+    ],
+)
+def test_pixels_are_taken_as_a_photo(pixels):
+    assert (np.asarray(load_photo(pixels)) == PHOTO).all()
+
+
+@pytest.mark.parametrize("pixels", [PHOTO[..., 0], PHOTO[..., :1], torch.from_numpy(PHOTO[None, ..., 0].copy())])
+def test_grey_pixels_are_taken_as_a_photo(pixels):
+    assert load_photo(pixels).mode == "L"
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        PHOTO / 255,
+        PHOTO.astype(np.int64) - 1,
+        PHOTO[:0],
+        PHOTO[None],
+        PHOTO[..., :2],
+        PHOTO.astype("U3"),
+        torch.from_numpy(PHOTO),
+        np.float32(3),
+    ],
+)
+def test_other_arrays_are_refused(pixels):
+    with pytest.raises(ValueError, match="an array must be"):
+        load_photo(pixels)

@@ -250,7 +250,7 @@ def test_wrong_photos(pipe, tmp_path):
     for name in ("empty.png", "missing.png"):
         with pytest.raises(ValueError, match=rf"^cannot read the image [^\n]*{name}[^\n]*$"):
             pipe(str(tmp_path / name), candidate_labels=LABELS)
-    with pytest.raises(ValueError, match="got ndarray"):
+    with pytest.raises(ValueError, match="an array must be"):
         pipe(np.zeros((4, 4, 3)), candidate_labels=LABELS)
 
 
