@@ -1,6 +1,7 @@
 """What the documents promise is there: links, files, commands, code."""
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -11,16 +12,18 @@ from pathlib import Path
 import pytest
 import typer
 
+from recipes.pat_nano.card import render
+from recipes.pat_nano.splits import MEASURED
 from transformers_pat.cli.app import app
 from transformers_pat.data.catalogue import PASCAL_VOC_20
 
 from .support.documents import ROOT, anchors, links, python_blocks
 
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
-CARD = ROOT / "recipes" / "pat_nano" / "CARD.md"
+CARD = ROOT / "src" / "transformers_pat" / "pat_nano" / "README.md"
 DOCUMENTS = [
     *(ROOT / "README.md", CONTRIBUTING, ROOT / "CHANGELOG.md", ROOT / "examples" / "photos" / "CREDITS.md", CARD),
-    *(CARD.with_name("README.md"), *sorted((ROOT / "docs").rglob("*.md"))),
+    *(ROOT / "recipes" / "pat_nano" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))),
 ]
 PACKAGE = ROOT / "src" / "transformers_pat"
 
@@ -84,5 +87,12 @@ def test_the_site_builds_without_a_warning(tmp_path):
         assert name in page
 
 
-def test_the_embedded_checkpoint_has_the_card_of_its_recipe():
-    assert (PACKAGE / "pat_nano" / "README.md").read_bytes() == CARD.read_bytes()
+def test_the_embedded_checkpoint_has_the_card_that_its_results_make():
+    assert CARD.read_text(encoding="utf-8") == render()
+
+
+def test_the_numbers_of_the_readme_are_the_measured_ones():
+    measured = json.loads((ROOT / "docs" / "results" / "pat_nano.json").read_text(encoding="utf-8"))["segmentation"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("PAT", "training-free baseline", "PAT, from codes alone"):
+        assert ", ".join(f"{measured[name][data]['mean_iou']:.3f}" for data in MEASURED) in text, name

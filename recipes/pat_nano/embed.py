@@ -1,6 +1,8 @@
-"""Turns the trained PAT into the folder that the package carries: half-precision weights, no code, a card.
+"""Turns the trained PAT into the folder that the package carries: half-precision weights, no code.
 
 python recipes/pat_nano/embed.py WORK/pat-nano src/transformers_pat/pat_nano
+
+Its card is written by card.py, once results.py has measured it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import torch
 
 from transformers_pat import PatForSemanticSegmentation, PatProcessor
 
-HERE = Path(__file__).resolve().parent
 # Whole photos at this short side: the middle of what the vision tower was trained on.
 SIZE = {"shortest_edge": 256, "longest_edge": 1024}
 
@@ -49,7 +50,6 @@ def main() -> None:
     processor.image_processor.size = SIZE
     processor.save_pretrained(args.target)
     drop_code(args.target)
-    shutil.copyfile(HERE / "CARD.md", args.target / "README.md")
     size = sum(path.stat().st_size for path in args.target.iterdir())
     print(f"{args.target}: {size / 1e6:.1f} MB")
 
