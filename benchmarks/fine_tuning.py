@@ -52,7 +52,8 @@ def measure(model: str, work: Path) -> float:
     output = work / f"evaluated-{Path(model).name}"
     data = ("--data", f"{work / 'test'}:test", "--output", output)
     subprocess.run([*COMMAND, "evaluate", "--model", model, *data], check=True, capture_output=True)
-    return json.loads((output / "results.json").read_text())["mean_iou"]
+    (scores,) = json.loads((output / "results.json").read_text())["data"].values()
+    return scores["mean_iou"]
 
 
 def main() -> None:

@@ -36,11 +36,27 @@ def load_checkpoint(model_class: type[Model], checkpoint: str, **fields) -> tupl
     if config.get("model_type") != "pat":
         kind = config.get("model_type", "unknown")
         raise ValueError(f"{checkpoint} is not a PAT checkpoint (its model type is {kind})")
-    processor = PatProcessor.from_pretrained(place)
-    with no_progress_bars():
+    with no_progress_bars(), damage_in_one_line(checkpoint):
+        processor = PatProcessor.from_pretrained(place)
         model = model_class.from_pretrained(place, dtype=torch.float32, **fields).eval()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device), processor
+
+
+@contextmanager
+def damage_in_one_line(checkpoint: str) -> Iterator[None]:
+    """Turn what libraries raise for a damaged file or an impossible value into a `ValueError` of one line."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        line = reason.splitlines()[0]
+        if isinstance(error, ValueError) and line == reason:
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{checkpoint} is damaged: {kind}{line}") from error
 
 
 @contextmanager

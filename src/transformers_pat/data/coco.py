@@ -20,6 +20,8 @@ from .base import BadSampleError
 from .layouts import Layout, is_photo
 
 KEYS = {"images", "annotations", "categories"}
+# Of one photo: what Pillow takes for a decompression bomb.
+MOST_PIXELS = 179_000_000
 SPLIT_NAMES = {"valid": "val", "validation": "val"}
 
 
@@ -31,30 +33,38 @@ def find_coco(folder: Path) -> list[Path]:
 
 def read_coco(folder: Path, files: list[Path]) -> Layout:
     """Read the files that [`find_coco`] found; `ValueError` if pycocotools is missing or a file is not usable."""
-    photos_by_name = {path.name: path for path in sorted(folder.rglob("*")) if is_photo(path)}
+    photos = {path.name: path for path in sorted(folder.rglob("*")) if is_photo(path)}
     layout = Layout(form="COCO", classes={}, photos={}, masks={}, mask_place="annotation of {name}")
     numbers: dict[str, int] = {}
     for file in files:
         index = load_index(file)
-        categories = sorted(index.dataset["categories"], key=lambda category: category["id"])
-        class_of = {category["id"]: number_class(category["name"], numbers) for category in categories}
-        names = []
-        for image in index.dataset["images"]:
-            # Some tools write folders of their own machine, with either slash.
-            path = photos_by_name.get(image["file_name"].replace("\\", "/").rpartition("/")[2])
-            if path is None:
-                layout.strays.append(image["file_name"])
-                continue
-            name = path.relative_to(folder).as_posix()
-            names.append(name)
-            layout.photos[name] = path
-            if annotations := index.imgToAnns.get(image["id"]):
-                layout.masks[name] = partial(read_annotations, index, image, annotations, class_of)
-        layout.splits[split_name(file)] = names
+        try:
+            layout.splits[split_name(file)] = add_file(layout, index, photos, numbers, folder)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{file} is no COCO file of masks: {error!r}") from None
     layout.classes = {0: BACKGROUND} | {number: name for name, number in numbers.items()}
     if len(files) == 1:
         layout.splits = {}
     return layout
+
+
+def add_file(layout: Layout, index: Any, photos: dict[str, Path], numbers: dict[str, int], folder: Path) -> list[str]:
+    """Add the samples of one file to a layout, and its categories to `numbers`; returns the samples' names."""
+    categories = sorted(index.dataset["categories"], key=lambda category: category["id"])
+    class_of = {category["id"]: number_class(category["name"], numbers) for category in categories}
+    names = []
+    for image in index.dataset["images"]:
+        # Some tools write folders of their own machine, with either slash.
+        path = photos.get(image["file_name"].replace("\\", "/").rpartition("/")[2])
+        if path is None:
+            layout.strays.append(image["file_name"])
+            continue
+        name = path.relative_to(folder).as_posix()
+        names.append(name)
+        layout.photos[name] = path
+        if annotations := index.imgToAnns.get(image["id"]):
+            layout.masks[name] = partial(read_annotations, index, image, annotations, class_of)
+    return names
 
 
 def load_index(file: Path) -> Any:
@@ -72,7 +82,7 @@ def load_index(file: Path) -> Any:
             index.createIndex()
         return index
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is no COCO file of masks: {error}") from None
+        raise ValueError(f"{file} is no COCO file of masks: {error!r}") from None
 
 
 def number_class(name: str, numbers: dict[str, int]) -> int:
@@ -89,8 +99,10 @@ def split_name(file: Path) -> str:
 
 def read_annotations(index: Any, image: dict, annotations: list[dict], class_of: dict[int, int]) -> np.ndarray:
     """Class ids of one photo, (height, width) int64; [`BadSampleError`] if a polygon or RLE is damaged."""
-    ids = np.zeros((image["height"], image["width"]), dtype=np.int64)
     try:
+        if image["height"] * image["width"] > MOST_PIXELS:
+            raise ValueError(f"{image['width']} x {image['height']} pixels")
+        ids = np.zeros((image["height"], image["width"]), dtype=np.int64)
         for annotation in sorted(annotations, key=lambda annotation: -annotation["area"]):
             ids[index.annToMask(annotation) > 0] = class_of[annotation["category_id"]]
     except Exception as error:  # pycocotools raises nearly anything for what it can't read
