@@ -325,6 +325,16 @@ def test_annotations_of_all_photos_and_their_count(run):
     assert run("segment", PHOTO, "--labels", "sky, tree", "--annotations", "kitti").exit_code == 2
 
 
+def test_photos_that_need_a_plugin_are_named(run):
+    Path("photos").mkdir()
+    shutil.copy(PHOTO, "photos/one.jpg")
+    for name in ("a.HEIC", "b.heic"):
+        Path("photos", name).write_bytes(b"ftypheic")
+    done = run("segment", "photos", "--labels", "sky, tree")
+    assert done.exit_code == 1 and Path("pat-output/one.json").is_file()
+    assert "2 photos such as" in done.output and "Pillow needs pillow-heif for them" in done.output
+
+
 def test_photos_are_found_in_folders_of_folders_on_standard_input_and_by_url(run, tmp_path, monkeypatch):
     deep = tmp_path / "photos" / "deep"
     deep.mkdir(parents=True)

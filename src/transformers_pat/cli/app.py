@@ -218,7 +218,7 @@ def export(
     """
     found, missing = find_images(photos or [])
     if missing:
-        fail(f"no images found: {', '.join(missing)}")
+        fail("; ".join(missing))
     require_onnx_extra("onnxruntime", "onnxscript")
     from ..export import export_onnx
     from ..loading import load_checkpoint

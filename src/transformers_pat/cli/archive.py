@@ -111,8 +111,8 @@ def report(archive: "TokenArchive", missing: list[str]) -> None:
     print_line(console, f"{archive.path} holds {photos} photos{each}")
     if rejected:
         print_line(console, f"{rejected} photos could not be read: {archive.path}/rejected-*.jsonl says why")
-    for name in missing:
-        print_line(console, f"Skipped: no such image: {name}")
+    for reason in missing:
+        print_line(console, f"Skipped: {reason}")
     if rejected or missing:
         raise typer.Exit(1)
 

@@ -14,6 +14,9 @@ from ..prompts_pat import split_candidate_labels
 console = Console()
 errors = Console(stderr=True)
 
+# Kinds of photos that Pillow reads with a plugin -> the plugin.
+PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+
 ModelName = Annotated[
     str,
     typer.Option("--model", metavar="NAME", help="Checkpoint: a folder, a Hub name, or pat-nano, which is built in."),
@@ -27,19 +30,20 @@ def read_names(inputs: list[str]) -> list[str]:
 
 
 def find_images(inputs: list[str], recursive: bool = False) -> tuple[list[Path], list[str]]:
-    """The image files that the inputs name, each once, in order; and the inputs that name none."""
+    """The image files that the inputs name, each once, in order; and what can't be read of the inputs."""
     found: dict[Path, Path] = {}
     missing = []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
             matches = images_in(path, recursive)
+            missing += unreadable_kinds(path, recursive)
         elif path.exists():
             matches = [path]
         else:
             matches = [match for match in map(Path, sorted(glob.glob(name, recursive=True))) if match.is_file()]
         if not matches:
-            missing.append(name)
+            missing.append(f"no such image: {name}")
         for match in matches:
             found.setdefault(match.resolve(), match)
     return list(found.values()), missing
@@ -52,6 +56,19 @@ def images_in(folder: Path, recursive: bool = False) -> list[Path]:
     endings = Image.registered_extensions()
     paths = folder.rglob("*") if recursive else folder.iterdir()
     return sorted(path for path in paths if path.is_file() and path.suffix.lower() in endings)
+
+
+def unreadable_kinds(folder: Path, recursive: bool = False) -> list[str]:
+    """A line if a folder has photos of a kind that needs a plugin of Pillow."""
+    from PIL import Image
+
+    paths = folder.rglob("*") if recursive else folder.iterdir()
+    endings = Image.registered_extensions()
+    wanted = [path for path in paths if path.suffix.lower() in PLUGINS and path.suffix.lower() not in endings]
+    if not wanted:
+        return []
+    plugins = sorted({PLUGINS[path.suffix.lower()] for path in wanted})
+    return [f"{len(wanted)} photos such as {wanted[0].name}: Pillow needs {' and '.join(plugins)} for them"]
 
 
 def read_labels(given: list[str]) -> list[str]:

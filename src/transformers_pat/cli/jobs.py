@@ -45,10 +45,10 @@ class Jobs:
     num_failed: int = 0
 
     def batches(self, size: int) -> Iterator[list[Job]]:
-        """The jobs, `size` at a time, under a progress bar if there are several."""
+        """The jobs, `size` at a time, under a progress bar, which for a single one only shows that work goes on."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=len(self.jobs) < 2) as progress:
-            task = progress.add_task("Photos", total=len(self.jobs))
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("Photos", total=len(self.jobs) if len(self.jobs) > 1 else None)
             for start in range(0, len(self.jobs), size):
                 batch = self.jobs[start : start + size]
                 yield batch
@@ -127,8 +127,8 @@ def plan_jobs(
     planned = Jobs(wanted, archives)
     if len(wanted) < len(jobs):
         print_line(console, f"{len(jobs) - len(wanted)} of {len(jobs)} photos have results already")
-    for name in missing:
-        planned.skip(f"no such image: {name}")
+    for reason in missing:
+        planned.skip(reason)
     return planned
 
 
