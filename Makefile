@@ -10,7 +10,9 @@ PYTEST := -m pytest -n $(WORKERS)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-newest test-oldest conformance lint format lock picture results bench web web-test dist docs
+EXAMPLES ?= 10000
+
+.PHONY: demo test fuzz test-newest test-oldest conformance lint format lock picture results bench web web-test dist docs
 
 demo: .venv/installed
 	$(BIN)/transformers-pat segment examples/photos/china.jpg --labels "$(LABELS)" --output demo
@@ -18,6 +20,11 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python $(PYTEST)
+
+# Damaged files and strange input, EXAMPLES cases per test, until MINUTES are over.
+MINUTES ?= 60
+fuzz: .venv/installed-dev
+	EXAMPLES=$(EXAMPLES) timeout $(MINUTES)m $(BIN)/python $(PYTEST) tests/fuzz
 
 # The same suite with the newest and the oldest versions that pyproject.toml allows. Both install a torch with CUDA.
 test-newest: .venv-newest/installed
