@@ -34,12 +34,17 @@ def main() -> None:
             if name != project["name"] and name not in {row[0] for row in rows}:
                 rows.append((name, extra or "always", licence(name)))
     table = "\n".join(f"| {name} | {extra} | {terms} |" for name, extra, terms in rows)
-    text = (
-        "# Licences of dependencies\n\nWhat `pip install transformers_pat` and its extras ask for, and the licence that "
-        "each states. They bring dependencies of their own.\n\n| package | extra | licence |\n| --- | --- | --- |\n"
-        + table
-        + "\n\n`python tools/licences.py` wrote this file.\n"
-    )
+    text = f"""# Licences of dependencies
+
+What `pip install transformers_pat` and its extras ask for, and the licence that each states. They bring dependencies of
+their own.
+
+| package | extra | licence |
+| --- | --- | --- |
+{table}
+
+`python tools/licences.py` wrote this file.
+"""
     DOCUMENT.write_text(text, encoding="utf-8")
 
 
