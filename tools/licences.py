@@ -36,8 +36,8 @@ def main() -> None:
     table = "\n".join(f"| {name} | {extra} | {terms} |" for name, extra, terms in rows)
     text = f"""# Licences of dependencies
 
-What `pip install transformers_pat` and its extras ask for, and the licence that each states. They bring dependencies of
-their own.
+What `pip install transformers_pat` and its extras ask for, and the licence that each states. They bring dependencies
+of their own.
 
 | package | extra | licence |
 | --- | --- | --- |
