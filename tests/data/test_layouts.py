@@ -189,6 +189,19 @@ def test_a_coco_file_per_split_is_a_split(tmp_path):
     assert FolderDataset(tmp_path, "train").names == ["cat", "dog"]
 
 
+def test_photos_of_the_same_name_are_told_apart_by_their_folders(tmp_path):
+    for split, color in (("train", "red"), ("val", "blue")):
+        save_photos(tmp_path / "images" / split, 1, ending="png")
+        Image.new("RGB", SIZE, color).save(tmp_path / "images" / split / "p0.png")
+        coco_file(tmp_path / "annotations" / f"instances_{split}.json", ["p0.png"], [box(0, 7, 0, 0, 9, 9)])
+    assert FolderDataset(tmp_path, "train")[0].image.getpixel((0, 0)) == (255, 0, 0)
+    assert FolderDataset(tmp_path, "val")[0].image.getpixel((0, 0)) == (0, 0, 255)
+    (tmp_path / "annotations" / "instances_val.json").unlink()
+    (tmp_path / "annotations" / "instances_train.json").rename(tmp_path / "annotations" / "all.json")
+    with pytest.raises(ValueError, match=r"p0\.png could be .*train/p0\.png or .*val/p0\.png"):
+        FolderDataset(tmp_path, "train")
+
+
 def test_a_damaged_annotation_is_named(tmp_path):
     save_photos(tmp_path, 2)
     broken = {"image_id": 0, "category_id": 7, "segmentation": {"size": [3], "counts": "x"}, "area": 3}

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,22 @@ SPLIT_NAMES = {"valid": "val", "validation": "val"}
 def find_coco(folder: Path) -> list[Path]:
     """The files that have COCO's keys, in the folder and the folders one level below it."""
     files = [path for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]) if path.is_file()]
-    return [path for path in files if all(f'"{key}"' in path.read_text(encoding="utf-8") for key in KEYS)]
+    return [
+        path for path in files if all(f'"{key}"' in path.read_text(encoding="utf-8", errors="replace") for key in KEYS)
+    ]
 
 
 def read_coco(folder: Path, files: list[Path]) -> Layout:
     """Read the files that [`find_coco`] found; `ValueError` if pycocotools is missing or a file is not usable."""
-    photos = {path.name: path for path in sorted(folder.rglob("*")) if is_photo(path)}
+    photos: dict[str, list[Path]] = {}
+    for path in filter(is_photo, sorted(folder.rglob("*"))):
+        photos.setdefault(path.name, []).append(path)
     layout = Layout(form="COCO", classes={}, photos={}, masks={}, mask_place="annotation of {name}")
     numbers: dict[str, int] = {}
     for file in files:
         index = load_index(file)
         try:
-            layout.splits[split_name(file)] = add_file(layout, index, photos, numbers, folder)
+            layout.splits[split_name(file)] = add_file(layout, file, index, photos, numbers, folder)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{file} is no COCO file of masks: {error!r}") from None
     layout.classes = {0: BACKGROUND} | {number: name for name, number in numbers.items()}
@@ -48,14 +53,15 @@ def read_coco(folder: Path, files: list[Path]) -> Layout:
     return layout
 
 
-def add_file(layout: Layout, index: Any, photos: dict[str, Path], numbers: dict[str, int], folder: Path) -> list[str]:
+def add_file(
+    layout: Layout, file: Path, index: Any, photos: dict[str, list[Path]], numbers: dict[str, int], folder: Path
+) -> list[str]:
     """Add the samples of one file to a layout, and its categories to `numbers`; returns the samples' names."""
     categories = sorted(index.dataset["categories"], key=lambda category: category["id"])
     class_of = {category["id"]: number_class(category["name"], numbers) for category in categories}
     names = []
     for image in index.dataset["images"]:
-        # Some tools write folders of their own machine, with either slash.
-        path = photos.get(image["file_name"].replace("\\", "/").rpartition("/")[2])
+        path = find_photo(image["file_name"], file, photos)
         if path is None:
             layout.strays.append(image["file_name"])
             continue
@@ -65,6 +71,25 @@ def add_file(layout: Layout, index: Any, photos: dict[str, Path], numbers: dict[
         if annotations := index.imgToAnns.get(image["id"]):
             layout.masks[name] = partial(read_annotations, index, image, annotations, class_of)
     return names
+
+
+def find_photo(name: str, file: Path, photos: dict[str, list[Path]]) -> Path | None:
+    """
+    The photo that a file means by a name, None if there is none.
+
+    Names may have folders of the tool's own machine, with either slash, so only their last part must fit. Of several
+    photos with that name it is the one that agrees most with the name's folders, the file's folder and its split.
+    """
+    parts = (*file.parent.parts, *name.replace("\\", "/").split("/"))
+
+    def agreement(path: Path) -> tuple[int, bool]:
+        pairs = zip(reversed(path.parts), reversed(parts), strict=False)
+        return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs))), split_name(file) in path.parts
+
+    candidates = sorted(photos.get(parts[-1], []), key=agreement, reverse=True)
+    if len(candidates) > 1 and agreement(candidates[0]) == agreement(candidates[1]):
+        raise ValueError(f"{name} could be {candidates[0]} or {candidates[1]}")
+    return candidates[0] if candidates else None
 
 
 def load_index(file: Path) -> Any:
