@@ -1,5 +1,6 @@
 """Configuration of PAT: the CLIP, the pyramid levels, the codebooks, the guidance of the segmenter."""
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -160,6 +161,7 @@ class PatConfig(PreTrainedConfig):
             raise ValueError(f"level_strides must be 2, 1 or 0.5 patches, got {list(self.level_strides)}.")
         if list(self.level_strides) != sorted(self.level_strides, reverse=True):
             raise ValueError(f"level_strides must go from coarse to fine, got {list(self.level_strides)}.")
+        self._check_clip_fields()
         if self.vision_config.patch_size % 2:
             raise ValueError(f"The patch size must be even, got {self.vision_config.patch_size}.")
         if not all(self.feature_layers):
@@ -181,6 +183,14 @@ class PatConfig(PreTrainedConfig):
             raise ValueError(f"codebook_sizes must be at least 1, got {list(self.codebook_sizes)}.")
         if not 0 <= self.codebook_decay < 1:
             raise ValueError(f"codebook_decay must be at least 0 and below 1, got {self.codebook_decay}.")
+
+    def _check_clip_fields(self):
+        """Refuse what CLIP's own configurations let through and its modules fail on: a number that is null."""
+        for part in (self.vision_config, self.text_config):
+            for field in fields(part):
+                needed = field.default is not None and field.name not in ("bos_token_id", "pad_token_id")
+                if needed and getattr(part, field.name) is None:
+                    raise ValueError(f"{part.model_type}: {field.name} must not be null.")
 
 
 __all__ = ["PatConfig"]

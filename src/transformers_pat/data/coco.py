@@ -29,9 +29,12 @@ SPLIT_NAMES = {"valid": "val", "validation": "val"}
 def find_coco(folder: Path) -> list[Path]:
     """The files that have COCO's keys, in the folder and the folders one level below it."""
     files = [path for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]) if path.is_file()]
-    return [
-        path for path in files if all(f'"{key}"' in path.read_text(encoding="utf-8", errors="replace") for key in KEYS)
-    ]
+    return [path for path in files if has_keys(path.read_text(encoding="utf-8", errors="replace"))]
+
+
+def has_keys(text: str) -> bool:
+    """Whether COCO's keys are in a JSON text, without parsing what may be large and something else."""
+    return all(f'"{key}"' in text for key in KEYS)
 
 
 def read_coco(folder: Path, files: list[Path]) -> Layout:
