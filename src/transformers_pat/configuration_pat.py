@@ -185,12 +185,13 @@ class PatConfig(PreTrainedConfig):
             raise ValueError(f"codebook_decay must be at least 0 and below 1, got {self.codebook_decay}.")
 
     def _check_clip_fields(self):
-        """Refuse what CLIP's own configurations let through and its modules fail on: a number that is null."""
+        """Refuse what CLIP's own configurations let through and its modules fail on: null, or a list of ids."""
         for part in (self.vision_config, self.text_config):
             for field in fields(part):
                 needed = field.default is not None and field.name not in ("bos_token_id", "pad_token_id")
-                if needed and getattr(part, field.name) is None:
-                    raise ValueError(f"{part.model_type}: {field.name} must not be null.")
+                value = getattr(part, field.name)
+                if needed and not isinstance(value, (type(field.default), int, float)):
+                    raise ValueError(f"{part.model_type}: {field.name} can't be {value!r}.")
 
 
 __all__ = ["PatConfig"]
