@@ -18,7 +18,7 @@ DEFAULTS = {
     "max_crop_scale": 1.4,
     "batch_size": 8,
     "max_steps": 300,
-    "learning_rate": 5e-4,
+    "learning_rate": 3e-4,
     "warmup_steps": 30,
     "ema_decay": 0.98,
     "save_every": 100,
