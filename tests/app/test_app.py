@@ -256,3 +256,17 @@ def test_a_large_photo_is_scaled_down_for_the_page(engine, tmp_path):
     assert photo.width * photo.height == pytest.approx(2e6, rel=0.01) and photo.width / photo.height == pytest.approx(
         1.5, 0.01
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "absent"], "no model absent"),
+        (["--archive", "absent"], "absent"),
+        (["--port", "{taken}"], "port"),
+    ],
+)
+def test_the_command_refuses_in_one_line(address, arguments, message):
+    taken = address.rstrip("/").rpartition(":")[2]
+    result = CliRunner().invoke(command_line, ["app", *(argument.format(taken=taken) for argument in arguments)])
+    assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1, result.stderr

@@ -35,7 +35,7 @@ def serve_app(
     from ..app import Engine, build_page, launch
 
     page = build_page(load(lambda: Engine(model, archive, max_megapixels)), read_examples(photos))
-    launch(page, host, port, max_megabytes)
+    load(lambda: launch(page, host, port, max_megabytes))
 
 
 def read_examples(folder: Path | None) -> list[tuple[str, str]]:
