@@ -1,6 +1,8 @@
 """What the documents promise is there: links, files, commands, code."""
 
 import ast
+import importlib
+import inspect
 import json
 import re
 import shutil
@@ -85,6 +87,37 @@ def test_the_site_builds_without_a_warning(tmp_path):
     page = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
     for name in ("set_vocabulary", "segment_codes", "FolderDataset", "TokenArchive", "OnnxSegmenter"):
         assert name in page
+
+
+PUBLIC = ("", ".archive", ".colors", ".data", ".evaluation", ".onnx", ".reconstruction", ".visualization")
+SHAPE = re.compile(r"\([\w*./+ ]+,[\w*./+, ]*\)|\[`(forward|__call__)`\]")
+
+
+def public_functions():
+    """Functions and methods that users call, by name."""
+    for place in PUBLIC:
+        module = importlib.import_module(f"transformers_pat{place}")
+        for name in getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")]):
+            named = getattr(module, name)
+            if not str(getattr(named, "__module__", "")).startswith("transformers_pat"):
+                continue
+            methods = vars(named).items() if inspect.isclass(named) else []
+            for function_name, function in [(name, named), *((f"{name}.{key}", value) for key, value in methods)]:
+                function = getattr(function, "__func__", function)
+                if inspect.isfunction(function) and not function_name.rpartition(".")[2].startswith("_"):
+                    yield function_name, function
+
+
+def test_what_takes_or_returns_tensors_says_their_shapes():
+    checked, silent = 0, []
+    for name, function in public_functions():
+        # A predictor is a function of tensors, not one.
+        annotations = [str(value) for key, value in function.__annotations__.items() if key != "source"]
+        if re.search(r"Tensor|ndarray", " ".join(annotations)):
+            checked += 1
+            if not SHAPE.search(inspect.getdoc(function) or ""):
+                silent.append(name)
+    assert checked > 30 and not silent
 
 
 def test_the_embedded_checkpoint_has_the_card_that_its_results_make():

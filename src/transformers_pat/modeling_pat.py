@@ -182,7 +182,7 @@ class PatModel(PatPreTrainedModel):
         pyramid: QuantizedPyramid,
         noise: torch.Tensor | None = None,
     ) -> PatModelOutput:
-        """Decode a pyramid with gradient and compare with the pixels and with CLIP's embeddings (features)."""
+        """Decode the pyramid of (batch, 3, H, W) pixels with gradient; compare with them and CLIP's embeddings."""
         if noise is None:
             noise = torch.rand(len(pixel_values), device=pixel_values.device)
         decoded = self.decoder(pyramid.vectors, self._choose_levels(noise))

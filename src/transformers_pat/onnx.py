@@ -230,7 +230,7 @@ class OnnxSegmenter:
         return self.read(self.to_pixel_values(to_rgb(load_photo(photo))))[1]
 
     def segment_codes(self, codes: list, class_embeds: np.ndarray) -> np.ndarray:
-        """Logits of stored codes, (rows, columns) or (batch, rows, columns) integers per level."""
+        """Logits (batch, num_labels, h, w) of stored codes, (rows, columns) or (batch, rows, columns) per level."""
         checked = self._check_codes(codes)
         return self.segment(self._decode(checked)[0], checked, class_embeds)
 

@@ -61,8 +61,8 @@ class Query:
         Score a photo by its masks, 0 to 1; None if it does not match.
 
         Args:
-            probability: (words and without,), the mean over the photo's places, 0 to 1.
-            share: The part of the picture that each wins.
+            probability: (num_words,), of `words` and then `without`: the mean over the photo's places, 0 to 1.
+            share: (num_words,), the part of the picture that each wins.
         """
         number = len(self.words)
         there = share >= self.min_share

@@ -48,7 +48,8 @@ class SegmentationMetric:
         Count one map, or several of the same size.
 
         Args:
-            prediction: Integers from 0 to `num_labels` - 1; any from 0 where the label is `ignore_index`.
+            prediction: (H, W) or (batch, H, W) integers from 0 to `num_labels` - 1; any from 0 where the label is
+                `ignore_index`.
             labels: Integers of the same shape and on the same device: classes or `ignore_index`.
 
         Raises:
