@@ -4,7 +4,7 @@ import functools
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import gradio as gr
@@ -30,13 +30,16 @@ CLICK = "click a place, or move with the arrow keys and press Enter"
 FOUND_PHOTOS = 12
 
 
-def make_photo_input() -> gr.Image:
-    """Gives the path of what was uploaded, unopened: our own message is clearer than a failed request."""
-    sources = ["upload", "webcam", "clipboard"]
-    photo = gr.Image(label="Photo", type="filepath", sources=sources, height=280, elem_id="photo")
-    # Not in a subclass, which gradio takes for a component of another package.
-    photo.preprocess = lambda uploaded: uploaded.path if uploaded else None
-    return photo
+@dataclass
+class Inputs:
+    """What a visitor gives: the photo's path, words, and what to do with the rest of the photo."""
+
+    path: gr.Image
+    words: gr.Textbox
+    background: gr.Radio
+    distractors: gr.Textbox
+    compare: gr.Checkbox
+    run: gr.Button
 
 
 def build_page(engine: Engine, examples: list[tuple[str, str]] | None = None) -> gr.Blocks:
@@ -47,71 +50,96 @@ def build_page(engine: Engine, examples: list[tuple[str, str]] | None = None) ->
         engine: What computes.
         examples: Photos (paths) and words to try.
     """
-    levels = [(f"{number + 1}", number) for number in range(engine.model.config.num_levels)]
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(INTRO)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                path = make_photo_input()
-                words = gr.Textbox(
-                    label="Words",
-                    info='Separate by commas; ";" separates synonyms: tree;bush',
-                    placeholder="sky, building, tree;bush, water",
-                    elem_id="words",
-                )
-                background = gr.Radio(list(BACKGROUNDS), value=next(iter(BACKGROUNDS)), label="Background")
-                distractors = gr.Textbox(label="Background words", placeholder="wall, floor", visible=False)
-                compare = gr.Checkbox(label="Compare with CLIP alone, without training on masks")
-                run = gr.Button("Find the words", variant="primary", elem_id="run")
+                inputs = make_inputs()
             with gr.Column(scale=5, min_width=320):
                 with gr.Tab("Masks"):
-                    with gr.Row():
-                        with gr.Column(min_width=300):
-                            masks = make_viewer("Choose a photo, type words, and press “Find the words”.", "masks")
-                        with gr.Column(min_width=300, visible=False) as beside:
-                            baseline = make_viewer("", "baseline")
-                    with gr.Row(visible=False) as downloads:
-                        overlay_file, map_file, json_file = (
-                            gr.DownloadButton(text, size="sm") for text in ("Picture", "Label map (PNG)", "JSON")
-                        )
-                with gr.Tab("Tokens") as tokens_tab:
-                    level = gr.Radio(levels, value=levels[-1][1], label="Level, from coarse to fine", elem_id="level")
-                    cells = make_viewer("Choose a photo first.", "tokens")
-                    code_text = gr.Markdown(elem_id="code")
-                    pictures = make_gallery("The photo from its tokens alone", "pictures")
+                    make_masks(engine, inputs)
+                with gr.Tab("Tokens") as tab:
+                    make_tokens(engine, inputs.path, tab)
                 if engine.searcher is not None:
                     with gr.Tab("Archive"):
-                        gr.Markdown(
-                            f"{len(engine.searcher.archive):,} photos, kept as tokens. Search them by any words."
-                        )
-                        asked = gr.Textbox(label="Words", placeholder="zebra crossing", elem_id="asked")
-                        search = gr.Button("Search", variant="primary")
-                        found = make_gallery("Best first", "found")
-
+                        make_search(engine)
         if examples:
-            gr.Examples([list(example) for example in examples], [path, words], label="Try")
-
-        background.change(
-            lambda chosen: gr.update(visible=BACKGROUNDS[chosen] == "words"),
-            background,
-            distractors,
-            show_progress="hidden",
-        )
-        inputs, outputs = [path, words, background, distractors, compare], [masks, baseline, beside, downloads]
-        find = functools.partial(find_words, engine)
-        for event in (run.click, words.submit):
-            event(one_line(find), inputs, [*outputs, overlay_file, map_file, json_file], api_name="segment")
-        tokens_tab.select(one_line(functools.partial(show_tokens, engine)), path, [cells, pictures], api_name="tokens")
-        path.change(lambda: [None, None, ""], None, [masks, cells, code_text], show_progress="hidden")
-
-        def explain_place(path: str | None, level: int, event: gr.EventData) -> tuple:
-            return one_line(explain)(engine, path, level, float(event.x), float(event.y))
-
-        cells.select(explain_place, [path, level], [cells, code_text], show_progress="hidden")
-        if engine.searcher is not None:
-            for event in (search.click, asked.submit):
-                event(one_line(functools.partial(search_archive, engine)), asked, found, api_name="search")
+            gr.Examples([list(example) for example in examples], [inputs.path, inputs.words], label="Try")
     return page
+
+
+def make_inputs() -> Inputs:
+    """The column at the left."""
+    path = make_photo_input()
+    words = gr.Textbox(
+        label="Words",
+        info='Separate by commas; ";" separates synonyms: tree;bush',
+        placeholder="sky, building, tree;bush, water",
+        elem_id="words",
+    )
+    background = gr.Radio(list(BACKGROUNDS), value=next(iter(BACKGROUNDS)), label="Background")
+    distractors = gr.Textbox(label="Background words", placeholder="wall, floor", visible=False)
+    background.change(
+        lambda chosen: gr.update(visible=BACKGROUNDS[chosen] == "words"),
+        background,
+        distractors,
+        show_progress="hidden",
+    )
+    compare = gr.Checkbox(label="Compare with CLIP alone, without training on masks")
+    run = gr.Button("Find the words", variant="primary", elem_id="run")
+    return Inputs(path, words, background, distractors, compare, run)
+
+
+def make_masks(engine: Engine, inputs: Inputs) -> None:
+    """Masks, beside them the baseline, and files to download."""
+    with gr.Row():
+        with gr.Column(min_width=300):
+            masks = make_viewer("Choose a photo, type words, and press “Find the words”.", "masks")
+        with gr.Column(min_width=300, visible=False) as beside:
+            baseline = make_viewer("", "baseline")
+    with gr.Row(visible=False) as downloads:
+        files = [gr.DownloadButton(text, size="sm") for text in ("Picture", "Label map (PNG)", "JSON")]
+    given = [inputs.path, inputs.words, inputs.background, inputs.distractors, inputs.compare]
+    find = one_line(functools.partial(find_words, engine))
+    for event in (inputs.run.click, inputs.words.submit):
+        event(find, given, [masks, baseline, beside, downloads, *files], api_name="segment")
+    inputs.path.change(lambda: None, None, masks, show_progress="hidden")
+
+
+def make_tokens(engine: Engine, path: gr.Image, tab: gr.Tab) -> None:
+    """A photo to click on, what is said about the place, and what its tokens decode to."""
+    levels = [(f"{number + 1}", number) for number in range(engine.model.config.num_levels)]
+    level = gr.Radio(levels, value=levels[-1][1], label="Level, from coarse to fine", elem_id="level")
+    cells = make_viewer("Choose a photo, then open this tab (again).", "tokens")
+    text = gr.Markdown(elem_id="code")
+    pictures = make_gallery("The photo from its tokens alone", "pictures")
+
+    def explain_place(path: str | None, level: int, event: gr.EventData) -> tuple:
+        return one_line(explain)(engine, path, level, float(event.x), float(event.y))
+
+    tab.select(one_line(functools.partial(show_tokens, engine)), path, [cells, pictures], api_name="tokens")
+    cells.select(explain_place, [path, level], [cells, text], show_progress="hidden")
+    path.change(lambda: [None, ""], None, [cells, text], show_progress="hidden")
+
+
+def make_search(engine: Engine) -> None:
+    """A search of the archive."""
+    assert engine.searcher is not None
+    gr.Markdown(f"{len(engine.searcher.archive):,} photos, kept as tokens. Search them by any words.")
+    asked = gr.Textbox(label="Words", placeholder="zebra crossing", elem_id="asked")
+    search = gr.Button("Search", variant="primary")
+    found = make_gallery("Best first", "found")
+    for event in (search.click, asked.submit):
+        event(one_line(functools.partial(search_archive, engine)), asked, found, api_name="search")
+
+
+def make_photo_input() -> gr.Image:
+    """Gives the path of what was uploaded, unopened: our own message is clearer than a failed request."""
+    sources = ["upload", "webcam", "clipboard"]
+    photo = gr.Image(label="Photo", type="filepath", sources=sources, height=280, elem_id="photo")
+    # Not in a subclass, which gradio takes for a component of another package.
+    photo.preprocess = lambda uploaded: uploaded.path if uploaded else None
+    return photo
 
 
 def launch(page: gr.Blocks, host: str = "127.0.0.1", port: int | None = None, megabytes: int = 20, **options) -> None:
