@@ -69,7 +69,7 @@ def run(config: TrainConfig, accelerator: Accelerator) -> int:
     validation_sets = open_validation_sets(config)
     model.to(accelerator.device)
     vocabulary = make_vocabulary(config, model, processor, batches)
-    if config.fixed_vocabulary:
+    if config.fixed_vocabulary and vocabulary:
         model.set_vocabulary(list_words(batches.datasets), processor)
     # Without masks only the tokenizer, a part of the segmentation model, is trained.
     learner = model if config.objective == "segmentation" else model.pat
