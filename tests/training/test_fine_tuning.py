@@ -12,6 +12,8 @@ from transformers_pat import PatForSemanticSegmentation
 from transformers_pat.cli.app import app
 from transformers_pat.cli.arguments import run_script
 from transformers_pat.cli.train import main
+from transformers_pat.training.config import TrainConfig
+from transformers_pat.training.loop import show_results
 
 from ..support.data import stripes, write_set
 
@@ -61,6 +63,15 @@ def test_flags_win_over_the_defaults_for_own_photos(folder, checkpoint, tmp_path
     main(["--data", str(folder), "--init", str(checkpoint), *QUICK, *own])
     assert "IoU, step 1" in capfd.readouterr().out
     assert (output / "config.json").is_file()
+
+
+def test_a_training_without_gain_says_so(folder, checkpoint, capsys):
+    config = TrainConfig(output_dir="run", init=str(checkpoint), train=["mine:train"], samples=0)
+    before, after = ({"mine val": {"roof": value, "mean": value}} for value in (0.5, 0.4))
+    show_results(config, {0: before, 9: after}, [])
+    assert "No gain on mine val: try a lower --learning_rate" in capsys.readouterr().out
+    show_results(config, {0: after, 9: before}, [])
+    assert "No gain" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -376,6 +376,9 @@ def show_results(
     """Print the IoU of each class before and after, where the pictures are, and the command that uses the model."""
     for name in validations[max(validations)] if validations else ():
         Console().print(validation_table(name, validations))
+        first, last = (validations[step][name]["mean"] for step in (min(validations), max(validations)))
+        if last < first:
+            print(f"No gain on {name}: try a lower --learning_rate, fewer --max_steps, or more photos.")
     if validations and config.samples:
         print(f"Pictures: {Path(config.output_dir, 'samples')}")
     if config.fixed_vocabulary:
