@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileOpener, LocalFileSystem
 
 from transformers_pat.archive import ArchiveError, ArchiveInfo, TokenArchive, TokenizedPhoto
+from transformers_pat.archive.shards import write_whole
 
 INFO = ArchiveInfo("a" * 16, "mine", 16, (2.0, 1.0, 0.5), (512, 1000, 2))
 
@@ -123,3 +125,14 @@ def test_a_shard_is_written_whole_or_not_at_all(archive, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         archive.append([photo(10)])
     assert len(TokenArchive(archive.path)) == 10 and archive.verify() == []
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    def write_some(file, content):
+        file.f.write(content[:3])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LocalFileOpener, "write", write_some, raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(LocalFileSystem(), f"{tmp_path}/part.parquet", b"content")
+    assert list(tmp_path.iterdir()) == []

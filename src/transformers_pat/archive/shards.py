@@ -1,5 +1,6 @@
 """One shard: a Parquet file of photos' codes, named by its number and by a hash of its bytes."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -184,8 +185,13 @@ def write_whole(filesystem, path: str, content: bytes) -> None:
     """Write a file whole or not at all, whoever else writes it; `filesystem` is one of fsspec's."""
     folder, name = path.rsplit("/", 1)
     partial = f"{folder}/.{name}.{os.getpid()}.partial"
-    with filesystem.open(partial, "wb") as file:
-        file.write(content)
+    try:
+        with filesystem.open(partial, "wb") as file:
+            file.write(content)
+    except OSError:  # on a full disk, what is of no use should not take more of it
+        with contextlib.suppress(OSError):
+            filesystem.rm(partial)
+        raise
     filesystem.mv(partial, path)
 
 
