@@ -36,6 +36,20 @@ def colorize(label_map: np.ndarray, num_labels: int) -> Image.Image:
     return Image.fromarray(palette(num_labels)[_check_map(label_map, num_labels)])
 
 
+def label_image(label_map: np.ndarray, labels: Sequence[str]) -> Image.Image:
+    """
+    A label map as a picture that keeps the ids: 8 bits a pixel with [`label_colors`] as palette, 16 beyond 256 labels.
+
+    Args:
+        label_map: (H, W) integers from 0 to len(labels) - 1.
+        labels: Names in the order of the ids.
+    """
+    picture = Image.fromarray(label_map.astype(np.uint8 if len(labels) <= 256 else np.uint16))
+    if picture.mode == "L":
+        picture.putpalette(label_colors(labels).flatten().tolist())
+    return picture
+
+
 def overlay(image: Image.Image, label_map: np.ndarray, labels: Sequence[str], opacity: float = 0.5) -> Image.Image:
     """
     Draw translucent masks with outlines and names over a photo, and below it a legend of labels and their shares.

@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import gradio as gr
-import numpy as np
 from PIL import Image
 
 from ..cli.archive import draw
-from ..colors import label_colors
 from ..prompts_pat import LEARNED, label_names
-from ..visualization import overlay
+from ..visualization import label_image, overlay
 from .engine import Engine, Segmentation
 from .viewer import make_viewer, show_code, show_photo, show_segmentation
 
@@ -205,9 +203,7 @@ def write_files(segmentation: Segmentation) -> list[Path]:
     names = label_names([region.label for region in segmentation.regions])
     files = [folder / name for name in ("overlay.png", "label_map.png", "labels.json")]
     overlay(segmentation.photo, segmentation.label_map, names).save(files[0])
-    ids = Image.fromarray(segmentation.label_map.astype(np.uint8))
-    ids.putpalette(label_colors(names).flatten().tolist())
-    ids.save(files[1])
+    label_image(segmentation.label_map, names).save(files[1])
     facts = {"labels": [asdict(region) for region in segmentation.regions]}
     files[2].write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
     return files
@@ -228,10 +224,8 @@ def explain(engine: Engine, path: str | None, level: int, x: float, y: float) ->
     photo = engine.open(path)
     code = engine.code_at(photo, level, x, y)
     share = f"{code.cells.mean():.1%}".replace("%", " %")
-    words = ", ".join(code.words)
-    return show_code(
-        photo, code
-    ), f"**Level {level + 1}, code {code.index}**: {share} of this photo. Nearest: {words}."
+    place = f"**Level {level + 1}, code {code.index}**"
+    return show_code(photo, code), f"{place}: {share} of this photo. Nearest: {', '.join(code.words)}."
 
 
 def search_archive(engine: Engine, text: str) -> list[tuple[Image.Image, str]]:

@@ -315,19 +315,12 @@ def write_segmentation(
     job: Job, photo: "Image", label_map: "np.ndarray", regions: "list[Region]", facts: dict
 ) -> None:
     """Overlay, label map (8 bits a pixel and the overlay's colours; 16 bits for more than 256 labels) and JSON."""
-    import numpy as np
-    from PIL import Image
-
-    from ..colors import label_colors
     from ..prompts_pat import label_names
-    from ..visualization import overlay
+    from ..visualization import label_image, overlay
 
     names = label_names([region.label for region in regions])
     overlay(photo, label_map, names).save(job.path("_overlay.png"))
-    ids = Image.fromarray(label_map.astype(np.uint8 if len(regions) <= 256 else np.uint16))
-    if ids.mode == "L":
-        ids.putpalette(label_colors(names).flatten().tolist())  # pixels keep the ids
-    ids.save(job.path("_labels.png"))
+    label_image(label_map, names).save(job.path("_labels.png"))
     job.path(".json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
