@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ..archive.archive import TokenArchive
-from ..archive.codes import code_map, default_words, frequent_codes, tokenize_one
+from ..archive.codes import default_words, nearest_words, spread, tokenize_one
 from ..archive.query import Query
 from ..archive.search import Found, Searcher
 from ..archive.tables import CodeTables
@@ -125,16 +125,14 @@ class Engine:
     @torch.inference_mode()
     def code_at(self, photo: Image.Image, level: int, x: float, y: float) -> CodeAt:
         """The code of a level at a place, `x` and `y` from 0 to 1."""
-        stored, picture = tokenize_one(photo, self.model.pat, self.processor)
+        stored, _ = tokenize_one(photo, self.model.pat, self.processor)
         codes = stored.codes[level]
         index = int(codes[int(y * codes.shape[0]), int(x * codes.shape[1])])
         words = default_words()
         embeds = self.model.get_text_embeds(words, self.processor)
         tables = CodeTables.fit(self.model.pat, describe(self.model.pat, self.name), [stored])
-        shown = frequent_codes(level, [stored], [picture], tables, embeds, words, count=codes.size, patches=1)
-        (code,) = (code for code in shown if code.index == index)
-        cells = code_map(codes, [code], (photo.height, photo.width)) == 0
-        return CodeAt(level, index, cells, code.words)
+        cells = spread(codes == index, (photo.height, photo.width))
+        return CodeAt(level, index, cells, nearest_words(level, tables, embeds, words)[index])
 
     def search(self, words: list[str], top: int) -> list[Found]:
         """The photos of the archive that show any of the words, best first."""

@@ -76,25 +76,30 @@ def frequent_codes(
         pictures: What they look like, of any size.
         tables: Fitted to the photos.
         text_embeds: (num_words, projection_dim) of the words.
-        words: Words to compare with. The nearest are those whose similarity a code raises most.
+        words: Words to compare with, see [`nearest_words`].
         count: How many codes.
         patches: How many cells of each.
     """
     cells = np.concatenate([photo.codes[level].ravel() for photo in photos])
     counts = np.bincount(cells, minlength=len(tables.embeds[level]))
-    raised = tables.scores(text_embeds)[0][level]
-    nearest = raised.argsort(dim=1, descending=True)[:, :2].tolist()
+    nearest = nearest_words(level, tables, text_embeds, words)
     frequent = np.argsort(-counts, kind="stable")[:count]
     return [
         Code(
             int(code),
             counts[code] / len(cells),
-            [words[word] for word in nearest[code]],
+            nearest[code],
             _patches(int(code), level, photos, pictures, patches),
         )
         for code in frequent
         if counts[code]
     ]
+
+
+def nearest_words(level: int, tables: CodeTables, text_embeds: torch.Tensor, words: Sequence[str]) -> list[list[str]]:
+    """For each code of a level, the two words whose similarity it raises most."""
+    raised = tables.scores(text_embeds)[0][level]
+    return [[words[word] for word in row] for row in raised.argsort(dim=1, descending=True)[:, :2].tolist()]
 
 
 def code_map(codes: np.ndarray, shown: Sequence[Code], size: tuple[int, int]) -> np.ndarray:
@@ -108,8 +113,13 @@ def code_map(codes: np.ndarray, shown: Sequence[Code], size: tuple[int, int]) ->
     """
     index_of = {code.index: number for number, code in enumerate(shown)}
     indices = np.vectorize(lambda code: index_of.get(int(code), len(shown)), otypes=[np.int64])(codes)
-    rows, columns = (np.arange(side) * cells // side for side, cells in zip(size, codes.shape, strict=True))
-    return indices[np.ix_(rows, columns)]
+    return spread(indices, size)
+
+
+def spread(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A value per cell, (rows, columns), as a value per pixel, (height, width)."""
+    rows, columns = (np.arange(side) * count // side for side, count in zip(size, cells.shape, strict=True))
+    return cells[np.ix_(rows, columns)]
 
 
 def most_of(codes: Sequence[Code], level: int, photos: Sequence[TokenizedPhoto], count: int = 4) -> list[int]:
