@@ -21,6 +21,7 @@ class FolderDataset(SegmentationDataset):
         ignore_index: Id of unlabelled pixels, in the mask files and in `labels`; 65535 where 255 is a class.
         strict: Whether a missing photo or mask is an error; otherwise the sample is left out and described in
             the attribute `missing`.
+        layout: What [`read_layout`] has read of the folder already.
 
     `names` are the class names in the order of their ids. Labels index `names`: ids are renumbered where the class
     list has gaps or loses ignored classes.
@@ -36,9 +37,10 @@ class FolderDataset(SegmentationDataset):
         ignored_classes: Collection[str] = (BACKGROUND,),
         ignore_index: int = IGNORE_INDEX,
         strict: bool = True,
+        layout: Layout | None = None,
     ):
         self.folder, self.split, self.ignore_index = Path(folder), split, ignore_index
-        self._layout = read_layout(self.folder, ignore_index)
+        self._layout = layout or read_layout(self.folder, ignore_index)
         self.names, self._to_labels = index_classes(self._layout.classes, ignore_index, ignored_classes)
         problems = {name: self._find_problem(name) for name in self._layout.names(split, self.folder)}
         self.stems, self.missing = leave_out(problems, strict, f"split {split!r} of {str(self.folder)!r}")

@@ -60,11 +60,7 @@ def inspect_folder(
         ValueError: If the folder has no known form or no photo with a mask.
     """
     layout = read_layout(Path(folder), ignore_index)
-    splits = layout.splits or {split: layout.names(split, Path(folder)) for split in ("train", "val")}
-    datasets = {
-        split: FolderDataset(folder, split, ignored_classes=(), ignore_index=ignore_index, strict=False)
-        for split in splits
-    }
+    datasets = {split: FolderDataset(folder, split, (), ignore_index, False, layout) for split in layout.all_splits()}
     report = FolderReport(
         form=layout.form,
         splits={split: len(dataset) for split, dataset in datasets.items()},

@@ -49,9 +49,13 @@ class Layout:
     mask_place: str = "{name}"
     strays: list[str] = field(default_factory=list)
 
+    def all_splits(self) -> dict[str, list[str]]:
+        """The folder's splits, or `train` and `val` made automatically."""
+        return self.splits or automatic_splits([name for name in self.photos if name in self.masks])
+
     def names(self, split: str, folder: Path) -> list[str]:
-        """Names of the samples of a split; without splits in the folder, `train` and `val` are made automatically."""
-        splits = self.splits or automatic_splits([name for name in self.photos if name in self.masks])
+        """Names of the samples of a split; `ValueError` if `folder` has none, or not this split."""
+        splits = self.all_splits()
         if split not in splits:
             found = ", ".join(sorted(splits)) or "none"
             raise ValueError(f"data folder {str(folder)!r} has no split {split!r} (found: {found})")
@@ -82,29 +86,37 @@ def read_plain(folder: Path, ignore_index: int = IGNORE_INDEX) -> Layout:
         classes, colors = read_color_table(folder / COLOR_TABLE)
     else:
         raise ValueError(f"data folder {str(folder)!r} has no classes.txt (lines 'id: name') and no {COLOR_TABLE}")
-    photos = {path.stem: path for path in sorted((folder / "images").iterdir()) if is_photo(path)}
-    files = find_masks(folder / "masks", photos)
+    return read_pairs(
+        "plain folder", folder / "images", folder / "masks", folder / "splits", classes, colors, ignore_index
+    )
+
+
+def read_pairs(
+    form: str, images: Path, masks: Path, splits: Path, classes: dict[int, str], colors: dict, ignore_index: int
+) -> Layout:
+    """The layout of a folder of photos and one of masks with the same names; arguments as [`Layout`] has them."""
+    photos = {path.stem: path for path in sorted(images.iterdir()) if is_photo(path)}
+    files = find_masks(masks, photos)
     return Layout(
-        form="plain folder",
+        form=form,
         classes=classes,
         photos=photos,
         masks={name: mask_reader(path, photos[name].name, colors, ignore_index) for name, path in files.items()},
-        splits=read_splits(folder / "splits", photos),
-        mask_place=str(folder / "masks" / "{name}.png"),
-        strays=[path.name for path in (folder / "masks").glob("*.png") if path not in files.values()],
+        splits=read_splits(splits, photos),
+        mask_place=str(masks / "{name}.png"),
+        strays=[path.name for path in masks.glob("*.png") if path not in files.values()],
     )
 
 
 def find_masks(folder: Path, photos: dict[str, Path]) -> dict[str, Path]:
     """The mask of each photo that has one: `NAME.png`, `NAME_mask.png`, or what `transformers-pat segment` writes."""
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".png"}
-    endings = ("", "_mask", "_labels")
-    return {
-        name: files[name + ending]
-        for name in photos
-        for ending in endings
-        if name + ending in files and not any(name + earlier in files for earlier in endings[: endings.index(ending)])
-    }
+    found = {}
+    for name in photos:
+        stem = next((name + ending for ending in ("", "_mask", "_labels") if name + ending in files), None)
+        if stem is not None:
+            found[name] = files[stem]
+    return found
 
 
 def read_splits(folder: Path, photos: dict[str, Path]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..prompts_pat import BACKGROUND
 from .base import IGNORE_INDEX
 from .benchmark import read_class_list
-from .layouts import COLOR_TABLE, Layout, find_masks, is_photo, mask_reader, read_color_table, read_splits
+from .layouts import COLOR_TABLE, Layout, read_color_table, read_pairs
 
 
 def read_voc(folder: Path, ignore_index: int = IGNORE_INDEX) -> Layout:
@@ -24,15 +24,8 @@ def read_voc(folder: Path, ignore_index: int = IGNORE_INDEX) -> Layout:
     else:
         named = {int(row["source_id"]): row["name"] for row in read_class_list("pascal_voc_20")}
         classes, colors = {0: BACKGROUND, **named}, {}
-    photos = {path.stem: path for path in sorted((folder / "JPEGImages").iterdir()) if is_photo(path)}
-    files = find_masks(folder / "SegmentationClass", photos)
-    splits = read_splits(folder / "ImageSets" / "Segmentation", photos)
-    return Layout(
-        form="Pascal VOC",
-        classes=classes,
-        photos=photos,
-        masks={name: mask_reader(path, photos[name].name, colors, ignore_index) for name, path in files.items()},
-        splits=splits if len(splits) > 1 else {},  # a single list, such as CVAT's default.txt, is no split
-        mask_place=str(folder / "SegmentationClass" / "{name}.png"),
-        strays=[path.name for path in (folder / "SegmentationClass").glob("*.png") if path not in files.values()],
-    )
+    parts = (folder / "JPEGImages", folder / "SegmentationClass", folder / "ImageSets" / "Segmentation")
+    layout = read_pairs("Pascal VOC", *parts, classes, colors, ignore_index)
+    if len(layout.splits) == 1:  # a single list, such as CVAT's default.txt, is no split
+        layout.splits = {}
+    return layout
