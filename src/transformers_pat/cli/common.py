@@ -36,8 +36,9 @@ def find_images(inputs: list[str], recursive: bool = False) -> tuple[list[Path],
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            matches = images_in(path, recursive)
-            missing += unreadable_kinds(path, recursive)
+            files = files_in(path, recursive)
+            matches = images_among(files)
+            missing += unreadable_kinds(files)
         elif path.exists():
             matches = [path]
         else:
@@ -49,22 +50,25 @@ def find_images(inputs: list[str], recursive: bool = False) -> tuple[list[Path],
     return list(found.values()), missing
 
 
-def images_in(folder: Path, recursive: bool = False) -> list[Path]:
-    """The folder's files that look like images by their ending, with `recursive` also those of folders in it."""
+def files_in(folder: Path, recursive: bool = False) -> list[Path]:
+    """The folder's files, with `recursive` also those of folders in it."""
+    return sorted(path for path in (folder.rglob("*") if recursive else folder.iterdir()) if path.is_file())
+
+
+def images_among(files: list[Path]) -> list[Path]:
+    """The files that look like images by their ending."""
     from PIL import Image
 
     endings = Image.registered_extensions()
-    paths = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(path for path in paths if path.is_file() and path.suffix.lower() in endings)
+    return [path for path in files if path.suffix.lower() in endings]
 
 
-def unreadable_kinds(folder: Path, recursive: bool = False) -> list[str]:
-    """A line if a folder has photos of a kind that needs a plugin of Pillow."""
+def unreadable_kinds(files: list[Path]) -> list[str]:
+    """A line if there are photos of a kind that needs a plugin of Pillow."""
     from PIL import Image
 
-    paths = folder.rglob("*") if recursive else folder.iterdir()
     endings = Image.registered_extensions()
-    wanted = [path for path in paths if path.suffix.lower() in PLUGINS and path.suffix.lower() not in endings]
+    wanted = [path for path in files if path.suffix.lower() in PLUGINS and path.suffix.lower() not in endings]
     if not wanted:
         return []
     plugins = sorted({PLUGINS[path.suffix.lower()] for path in wanted})

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import ModelName, fail, load
+from .common import ModelName, fail, files_in, images_among, load
 
 
 def serve_app(
@@ -40,8 +40,6 @@ def serve_app(
 
 def read_examples(folder: Path | None) -> list[tuple[str, str]]:
     """Photos of a folder, each with words to try."""
-    from .common import images_in
-
     if folder is None:
         return []
-    return [(str(path), "sky, building, tree, water, person, cat") for path in images_in(folder)[:6]]
+    return [(str(path), "sky, building, tree, water, person, cat") for path in images_among(files_in(folder))[:6]]
