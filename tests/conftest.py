@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from transformers_pat.configuration_pat import PatConfig
 from transformers_pat.modeling_pat import PatForSemanticSegmentation
+from transformers_pat.processing_pat import PatProcessor
 from transformers_pat.registration import register
 
 from .support.tiny import (
@@ -80,6 +81,22 @@ def trained_segmenter(make_segmenter, pixel_values, text_embeds, labels):
     train_steps(model, 4, learning_rate=1e-3, pixel_values=pixel_values, text_embeds=text_embeds, labels=labels)
     assert model.segmenter.guidance.start.weight.abs().max() > 0
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def export_processor(clip_folder):
+    """The processor of `exported`."""
+    return PatProcessor.from_clip_pretrained(clip_folder, size={"shortest_edge": 64}, prompt_templates="vild")
+
+
+@pytest.fixture(scope="session")
+def exported(trained_segmenter, export_processor, tmp_path_factory):
+    """Folder of that segmenter as ONNX graphs."""
+    from transformers_pat.export import export_onnx
+
+    folder = tmp_path_factory.mktemp("export") / "onnx"
+    export_onnx(trained_segmenter, export_processor, folder)
+    return folder
 
 
 @pytest.fixture

@@ -74,10 +74,7 @@ def test_tokens_tells_usage_and_psnr(data):
 def test_a_trained_model_is_pushed_to_the_hub(workplace, tmp_path):
     with StubHub() as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
-        environment = {
-            **{name: value for name, value in ENVIRONMENT.items() if name != "HF_HUB_OFFLINE"},
-            **{"HF_ENDPOINT": hub.url, "HF_TOKEN": "dummy", "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"},
-        }
+        environment = {**ENVIRONMENT, **hub.environment, "HF_HOME": str(tmp_path)}
         arguments = train_command(workplace, tmp_path / "run", "--max_steps", 2, "--lora_rank", 1)
         finished = subprocess.run(
             [*arguments, "--push_to_hub", "user/pat-tiny"], capture_output=True, text=True, env=environment

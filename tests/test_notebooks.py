@@ -42,10 +42,8 @@ def test_words_and_background():
 def test_fine_tune_gains():
     text, pictures = run("3_fine_tune")
     assert "30 photos with masks" in text and pictures == 1
-    before, after = (
-        float(cell)
-        for cell in next(line for line in text.splitlines() if "mean" in line).replace("│", " ").split()[1:]
-    )
+    rows = (line.replace("│", " ").split() for line in text.splitlines())
+    before, after = next(map(float, row[1:]) for row in rows if row[:1] == ["mean"])
     assert after > before + 0.2
 
 

@@ -161,6 +161,9 @@ class PatConfig(PreTrainedConfig):
             raise ValueError(f"level_strides must be 2, 1 or 0.5 patches, got {list(self.level_strides)}.")
         if list(self.level_strides) != sorted(self.level_strides, reverse=True):
             raise ValueError(f"level_strides must go from coarse to fine, got {list(self.level_strides)}.")
+        for name in ("hidden_size", "codebook_dim", "segmenter_channels", "num_segmenter_heads", "max_refined_labels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         self._check_clip_fields()
         if self.vision_config.patch_size % 2:
             raise ValueError(f"The patch size must be even, got {self.vision_config.patch_size}.")

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from PIL import Image
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
@@ -38,6 +39,9 @@ def load_checkpoint(model_class: type[Model], checkpoint: str, **fields) -> tupl
         raise ValueError(f"{checkpoint} is not a PAT checkpoint (its model type is {kind})")
     with no_progress_bars(), damage_in_one_line(checkpoint):
         processor = PatProcessor.from_pretrained(place)
+        processor(
+            images=[Image.new("RGB", (16, 16))], text=["word"]
+        )  # what is damaged shows now, not at the first photo
         model = model_class.from_pretrained(place, dtype=torch.float32, **fields).eval()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device), processor
@@ -48,8 +52,11 @@ def damage_in_one_line(checkpoint: str) -> Iterator[None]:
     """Turn what libraries raise for a damaged file or an impossible value into a `ValueError` of one line."""
     try:
         yield
-    except OSError:
-        raise
+    except OSError as error:
+        if error.__context__ is None:
+            raise
+        # transformers says where it looked, whatever happened.
+        raise OSError(f"{checkpoint} can't be loaded: {str(error.__context__) or error}") from error
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
         line = reason.splitlines()[0]

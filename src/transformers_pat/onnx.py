@@ -28,6 +28,7 @@ from .prompts_pat import (
 
 FACTS_FILE = "pat_onnx.json"
 FORMAT_VERSION = 2
+GRAPHS = ("image", "segment", "codes", "text")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,18 @@ class Facts:
     background_embed: list[float]
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        whole = [self.size_divisor, self.pad_token_id, self.max_prompt_tokens, *self.codebook_sizes]
+        if not all(isinstance(number, int) and number >= 0 for number in [*whole, *self.size.values()]):
+            raise ValueError("sizes and numbers of tokens must be whole numbers")
+        target_size(1, 1, self.size, self.size_divisor)
+        Image.Resampling(self.resample)
+        if len(self.image_mean) != 3 or len(self.image_std) != 3:
+            raise ValueError("image_mean and image_std need three numbers each")
+        if not all(isinstance(x, (int, float)) for x in [*self.image_mean, *self.image_std, *self.background_embed]):
+            raise ValueError("image_mean, image_std and background_embed must be numbers")
+        resolve_templates(self.prompt_templates)
+
     def save(self, folder: Path) -> None:
         """Write the file into an existing folder."""
         (folder / FACTS_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -74,14 +87,16 @@ class Facts:
             )
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-            if fields["format_version"] != FORMAT_VERSION:
-                raise ValueError(
-                    f"{path} has format version {fields['format_version']}, this package reads {FORMAT_VERSION}: "
-                    "export the checkpoint again"
-                )
-            return cls(**fields)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            version = fields["format_version"]
+            facts = cls(**fields) if version == FORMAT_VERSION else None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
+        if facts is None:
+            raise ValueError(
+                f"{path} has format version {version}, this package reads {FORMAT_VERSION}: "
+                "export the checkpoint again"
+            )
+        return facts
 
 
 class OnnxSegmenter:
@@ -93,18 +108,16 @@ class OnnxSegmenter:
         num_threads: Of ONNX Runtime; by default one per core.
 
     Raises:
-        ValueError: If the folder was not exported by this package, or its file of facts is damaged.
+        ValueError: If the folder was not exported by this package, or one of its files is missing or damaged.
     """
 
     def __init__(self, folder: str | Path, num_threads: int = 0):
-        from tokenizers import Tokenizer
-
-        self.folder, self.num_threads = Path(folder), num_threads
+        self.folder = Path(folder)
         self.facts = Facts.load(self.folder)
-        self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-        self.tokenizer.no_truncation()
-        self.tokenizer.enable_padding(pad_id=self.facts.pad_token_id)
-        self._sessions: dict = {}
+        self.tokenizer = _open_tokenizer(self.folder / "tokenizer.json", self.facts.pad_token_id)
+        self._sessions = {name: _open_graph(self.folder / f"{name}.onnx", num_threads) for name in GRAPHS}
+        if len(self.facts.background_embed) != self._sessions["text"].get_outputs()[0].shape[1]:
+            raise ValueError(f"{self.folder / FACTS_FILE} is damaged: background_embed is not of the words' size")
         self._embeds: dict[tuple, np.ndarray] = {}
 
     def __call__(
@@ -164,7 +177,10 @@ class OnnxSegmenter:
         missing = [label for label in labels if (label, chosen) not in self._embeds]
         if missing:
             prompts, owners = build_prompts(missing, chosen)
-            encoded = self.tokenizer.encode_batch(prompts)
+            try:
+                encoded = self.tokenizer.encode_batch(prompts)
+            except Exception as error:  # tokenizers raises bare exceptions
+                raise ValueError(f"{self.folder / 'tokenizer.json'} is damaged: {error}") from None
             for owner, prompt in zip(owners, encoded, strict=True):
                 if sum(prompt.attention_mask) > self.facts.max_prompt_tokens:
                     raise ValueError(
@@ -264,27 +280,44 @@ class OnnxSegmenter:
         return levels
 
     def _run(self, graph: str, *inputs: np.ndarray) -> list[np.ndarray]:
-        if graph not in self._sessions:
-            self._sessions[graph] = self._open(self.folder / f"{graph}.onnx")
         session = self._sessions[graph]
         names = [node.name for node in session.get_inputs()]
-        return session.run(None, dict(zip(names, inputs, strict=True)))
-
-    def _open(self, path: Path):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.num_threads
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return session.run(None, dict(zip(names, inputs, strict=True)))
         except Exception as error:  # ONNX Runtime's own, which share no base
-            raise ValueError(f"{path} is missing or damaged: export the checkpoint again ({error})") from None
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{self.folder / graph}.onnx does not fit what it was given: {reason}") from error
+
+
+def _open_tokenizer(path: Path, pad_token_id: int):
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise ValueError(f"{path} is missing or damaged: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.enable_padding(pad_id=pad_token_id)
+    return tokenizer
+
+
+def _open_graph(path: Path, num_threads: int):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own, which share no base
+        raise ValueError(f"{path} is missing or damaged: export the checkpoint again ({error})") from None
 
 
 def check_window(window_size: int, patch_size: int) -> None:
     """Raise `ValueError` unless windows that overlap by half start and end between patches."""
-    if window_size < 1 or window_size % (2 * patch_size):
-        raise ValueError(f"the window must be a multiple of {2 * patch_size} pixels (two patches), got {window_size}")
+    if not isinstance(window_size, int) or window_size < 1 or window_size % (2 * patch_size):
+        raise ValueError(
+            f"the window must be a multiple of {2 * patch_size} pixels (two patches), got {window_size!r}"
+        )
 
 
 def _resize_and_choose(logits: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

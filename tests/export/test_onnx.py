@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from transformers_pat import PatProcessor, PatSegmentationPipeline
+from transformers_pat import PatSegmentationPipeline
 from transformers_pat.export import export_onnx
 from transformers_pat.onnx import OnnxSegmenter
 from transformers_pat.reconstruction import to_image
@@ -27,20 +27,8 @@ LABELS = ["sky", "car;lorry", "tree"]
 
 
 @pytest.fixture(scope="module")
-def processor(clip_folder):
-    return PatProcessor.from_clip_pretrained(clip_folder, size={"shortest_edge": 64}, prompt_templates="vild")
-
-
-@pytest.fixture(scope="module")
-def folder(trained_segmenter, processor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export") / "onnx"
-    export_onnx(trained_segmenter, processor, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def runtime(folder):
-    return OnnxSegmenter(folder, num_threads=1)
+def runtime(exported):
+    return OnnxSegmenter(exported, num_threads=1)
 
 
 @pytest.fixture
@@ -69,8 +57,8 @@ def test_graphs_equal_torch(trained_segmenter, runtime, grid, num_labels):
 @pytest.mark.parametrize(
     "options", [{}, {"background": "learned"}, {"background": 0.4}, {"background": ["road"]}, {"window_size": 32}]
 )
-def test_masks_are_the_pipelines(trained_segmenter, processor, runtime, photo, options):
-    pipe = PatSegmentationPipeline(model=trained_segmenter.eval(), processor=processor)
+def test_masks_are_the_pipelines(trained_segmenter, export_processor, runtime, photo, options):
+    pipe = PatSegmentationPipeline(model=trained_segmenter.eval(), processor=export_processor)
     expected = pipe(photo, candidate_labels=LABELS, **options)
     found = runtime(photo, LABELS, **options)
     assert [one["label"] for one in found] == [one["label"] for one in expected]
@@ -80,25 +68,25 @@ def test_masks_are_the_pipelines(trained_segmenter, processor, runtime, photo, o
 
 
 @torch.no_grad()
-def test_codes_of_a_photo_are_segmented_and_decoded(trained_segmenter, processor, runtime, photo):
+def test_codes_of_a_photo_are_segmented_and_decoded(trained_segmenter, export_processor, runtime, photo):
     codes = [level[0] for level in runtime.encode(photo)]
     size = (photo.height, photo.width)
-    pipe = PatSegmentationPipeline(model=trained_segmenter.eval(), processor=processor)
+    pipe = PatSegmentationPipeline(model=trained_segmenter.eval(), processor=export_processor)
     expected = pipe({"codes": codes, "size": size}, candidate_labels=LABELS)
     found = runtime({"codes": codes, "size": size}, "sky, car;lorry, tree")
     assert [one["label"] for one in found] == [one["label"] for one in expected]
     batch = [torch.tensor(level)[None] for level in codes]
     for num_levels in range(1, len(codes) + 1):
         pixels = trained_segmenter.pat.decode(batch, num_levels=num_levels)
-        expected = to_image(pixels[0], processor)
+        expected = to_image(pixels[0], export_processor)
         found = runtime.decode(codes, num_levels)
         assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 1
     with pytest.raises(ValueError, match="num_levels must be 1 to"):
         runtime.decode(codes, 0)
 
 
-def test_the_service_segments_what_is_posted(folder, photo, monkeypatch):
-    monkeypatch.setenv("PAT_MODEL", str(folder))
+def test_the_service_segments_what_is_posted(exported, photo, monkeypatch):
+    monkeypatch.setenv("PAT_MODEL", str(exported))
     service = runpy.run_path(str(SERVICE))
     client = TestClient(service["app"])
     sent = io.BytesIO()
@@ -117,9 +105,9 @@ def test_the_service_segments_what_is_posted(folder, photo, monkeypatch):
 
 
 @pytest.mark.parametrize("int8", ["dynamic", "static"])
-def test_int8_is_smaller_and_nearly_the_same(trained_segmenter, processor, runtime, photo, tmp_path, int8):
+def test_int8_is_smaller_and_nearly_the_same(trained_segmenter, export_processor, runtime, photo, tmp_path, int8):
     photos = [photo] if int8 == "static" else []
-    export_onnx(trained_segmenter, processor, tmp_path / "int8", int8=int8, photos=photos)
+    export_onnx(trained_segmenter, export_processor, tmp_path / "int8", int8=int8, photos=photos)
     small = OnnxSegmenter(tmp_path / "int8", num_threads=1)
     for graph in ("image", "segment", "text"):
         sizes = [(one.folder / f"{graph}.onnx").stat().st_size for one in (small, runtime)]
@@ -130,13 +118,13 @@ def test_int8_is_smaller_and_nearly_the_same(trained_segmenter, processor, runti
     assert (small.read(runtime.to_pixel_values(photo))[0] * dense_embeds).sum(-1).mean() > 0.98
 
 
-def test_static_int8_needs_photos(trained_segmenter, processor, tmp_path):
+def test_static_int8_needs_photos(trained_segmenter, export_processor, tmp_path):
     with pytest.raises(ValueError, match="needs photos"):
-        export_onnx(trained_segmenter, processor, tmp_path / "int8", int8="static")
+        export_onnx(trained_segmenter, export_processor, tmp_path / "int8", int8="static")
     assert not list(tmp_path.iterdir())
 
 
-def test_neither_torch_nor_transformers_is_imported(folder, photo, tmp_path):
+def test_neither_torch_nor_transformers_is_imported(exported, photo, tmp_path):
     photo.save(tmp_path / "photo.png")
     code = """
 import sys
@@ -145,7 +133,7 @@ masks = OnnxSegmenter(sys.argv[1])(sys.argv[2], ["sky", "car"], background="lear
 assert masks, masks
 assert not {"torch", "transformers"} & set(sys.modules), {'torch', 'transformers'} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code, folder, tmp_path / "photo.png"], check=True)
+    subprocess.run([sys.executable, "-c", code, exported, tmp_path / "photo.png"], check=True)
 
 
 @pytest.mark.parametrize(
@@ -166,19 +154,19 @@ def test_mistakes_are_named_in_one_line(runtime, arguments, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_graph_is_named(folder, photo, tmp_path):
-    shutil.copytree(folder, tmp_path / "copy")
+def test_a_damaged_graph_is_named(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "copy")
     (tmp_path / "copy" / "image.onnx").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"image\.onnx is missing or damaged"):
-        OnnxSegmenter(tmp_path / "copy")(photo, LABELS)
+        OnnxSegmenter(tmp_path / "copy")
 
 
-def test_other_folders_are_refused(trained_segmenter, processor, tmp_path):
+def test_other_folders_are_refused(trained_segmenter, export_processor, tmp_path):
     with pytest.raises(ValueError, match=r"is no exported checkpoint.*transformers-pat export"):
         OnnxSegmenter(tmp_path)
     (tmp_path / "pat_onnx.json").write_text('{"format_version": 9}')
     with pytest.raises(ValueError, match="export the checkpoint again"):
         OnnxSegmenter(tmp_path)
     with pytest.raises(ValueError, match="choose a new folder"):
-        export_onnx(trained_segmenter, processor, tmp_path)
+        export_onnx(trained_segmenter, export_processor, tmp_path)
     assert (tmp_path / "pat_onnx.json").is_file()

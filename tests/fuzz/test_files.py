@@ -6,49 +6,21 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from typer.testing import CliRunner
 
-from transformers_pat.cli.app import app
 from transformers_pat.data.base import read_classes
 from transformers_pat.data.inspection import inspect_folder
 from transformers_pat.data.layouts import read_color_table
 
 from ..support.data import stripes, write_set
-from .test_inference import one_line
-
-FUZZ = settings(settings.get_profile("fuzz"))
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def damaged(content: bytes):
-    """A copy with some bytes changed, or cut off."""
-    flips = st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(1, 255)), min_size=1, max_size=4)
-
-    def change(given):
-        kept, changes = given
-        changed = bytearray(content)
-        for place, value in changes:
-            changed[place] ^= value
-        return bytes(changed[:kept])
-
-    return st.tuples(st.integers(0, len(content)) | st.just(len(content)), flips).map(change)
+from .support import FUZZ, JSON, changed_json, damaged, one_line, run
 
 
 def segment(folder, photo, output):
-    """What the command says about a checkpoint; it may end with 0 or 2, and with one line."""
-    options = ["--model", str(folder), "--labels", "sky, tree", "--output", str(output)]
-    result = CliRunner().invoke(app, ["segment", str(photo), *options])
-    assert result.exit_code in (0, 2), (result.output, result.exception)
-    if result.exit_code:
-        assert result.stderr.count("\n") == 1, result.stderr
-    return result
+    """What the command says about a checkpoint."""
+    return run("segment", photo, "--model", folder, "--labels", "sky, tree", "--output", output)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +59,15 @@ def test_fields_of_the_configuration(checkpoint, copy, photo, data):
 
 @FUZZ
 @given(st.data())
+@pytest.mark.parametrize("name", ["processor_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_fields_of_the_small_files(checkpoint, copy, photo, name, data):
+    with restored(checkpoint, copy):
+        (copy / name).write_text(changed_json(data, (checkpoint / name).read_text()))
+        segment(copy, photo, copy.parent / "out")
+
+
+@FUZZ
+@given(st.data())
 @pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_bytes_of_the_small_files(checkpoint, copy, photo, name, data):
     with restored(checkpoint, copy):
@@ -114,9 +95,7 @@ def test_bytes_of_a_photo(checkpoint, tmp_path_factory, ending, data):
         folder / f"a.{ending}"
     )
     (folder / f"a.{ending}").write_bytes(data.draw(damaged((folder / f"a.{ending}").read_bytes())))
-    options = ["--model", str(checkpoint), "--labels", "sky, tree", "--output", str(folder / "out")]
-    result = CliRunner().invoke(app, ["segment", str(folder / f"a.{ending}"), *options])
-    assert result.exit_code in (0, 1), (result.output, result.exception)
+    assert segment(checkpoint, folder / f"a.{ending}", folder / "out").exit_code in (0, 1)
 
 
 @FUZZ

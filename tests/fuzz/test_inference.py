@@ -1,11 +1,9 @@
 """Photos, words and codes of any kind: a right answer, or a `ValueError` of one line."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
@@ -13,19 +11,11 @@ from PIL import Image
 from transformers_pat import PatForSemanticSegmentation, PatProcessor, PatSegmentationPipeline
 from transformers_pat.image_io_pat import load_photo
 
-FUZZ = settings(settings.get_profile("fuzz"))
+from .support import FUZZ, one_line
+
 DTYPES = [np.bool_, np.uint8, np.int8, np.uint16, np.int32, np.int64, np.uint64, np.float16, np.float32, np.float64]
 MODES = ["RGB", "L", "1", "P", "RGBA", "CMYK", "I;16"]
 WORDS = st.lists(st.text(max_size=30), max_size=6)
-
-
-@contextmanager
-def one_line():
-    """Lets a `ValueError` of one line pass."""
-    try:
-        yield
-    except ValueError as error:
-        assert str(error) and "\n" not in str(error), repr(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,8 @@ WRONG = {
     "layer beyond the tower": ({"feature_layers": [[4], [5], [2]]}, "between 1 and 4"),
     "level without layers": ({"feature_layers": [[4], [], [2]]}, "at least one layer"),
     "empty codebook": ({"codebook_sizes": [8, 0, 8]}, "codebook_sizes"),
+    "no heads": ({"num_segmenter_heads": 0}, "num_segmenter_heads must be at least 1"),
+    "no labels to refine": ({"max_refined_labels": 0}, "max_refined_labels must be at least 1"),
     "decay above one": ({"codebook_decay": 1.5}, "codebook_decay"),
     "wrong type": ({"codebook_dim": "eight"}, "codebook_dim"),
     "unknown attention": ({"dense_attention": "value"}, "dense_attention"),

@@ -215,13 +215,6 @@ def hub(folder, tmp_path_factory):
     with StubHub() as hub:
         thread = threading.Thread(target=hub.serve_forever, daemon=True)
         thread.start()
-        hub.environment = {
-            "HF_ENDPOINT": hub.url,
-            "HF_TOKEN": "dummy",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": "0",
-            "no_proxy": "*",
-        }
         source = str(Path(transformers_pat.__file__).parents[1])
         home = tmp_path_factory.mktemp("pusher")
         run_python(PUSH, folder, "user/pat-tiny", home=home, PYTHONPATH=source, **hub.environment)

@@ -20,9 +20,8 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, status=200, body=b"", headers=()) -> None:
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in dict(headers).items():
+        for name, value in {"Content-Length": len(body), **dict(headers)}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -88,7 +87,11 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
             return
         etag = hashlib.sha1(content).hexdigest()
-        self.reply(body=content, headers={"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
+        if self.server.cut_off and self.command == "GET" and len(content) > 10_000:
+            content, self.close_connection = content[: len(content) // 2], True
+            headers["Content-Length"] = str(2 * len(content))
+        self.reply(body=content, headers=headers)
 
 
 class StubHub(ThreadingHTTPServer):
@@ -99,6 +102,18 @@ class StubHub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos: dict[str, dict[str, bytes]] = {}
+        self.cut_off = False  # whether large files end in the middle
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to take this for the Hub."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_TOKEN": "dummy",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+            "no_proxy": "*",
+        }
 
     @property
     def url(self) -> str:

@@ -31,7 +31,7 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     if codes.size and not 0 <= codes.min() <= codes.max() < 2**bits:
         raise ValueError(f"codes from {codes.min()} to {codes.max()} don't fit in {bits} bits")
     planes = (codes.astype(np.uint16)[:, :, None] >> np.arange(bits, dtype=np.uint16)) & 1
-    return np.packbits(planes.astype(np.uint8).reshape(len(codes), -1), axis=1, bitorder="little")
+    return np.packbits(planes.astype(np.uint8).reshape(len(codes), codes.shape[1] * bits), axis=1, bitorder="little")
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:

@@ -222,7 +222,8 @@ def read_shard(filesystem, path: str, info: ArchiveInfo) -> pa.Table:
         raise ArchiveError(f"{path} is damaged: its bytes are not those that were written")
     try:
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
+        table.validate(full=True)
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise ArchiveError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from None
     if not table.schema.equals(info.schema, check_metadata=False):
         raise ArchiveError(f"{path} has other columns than this archive")
@@ -242,7 +243,7 @@ def count_rows(filesystem, path: str) -> int:
     try:
         with filesystem.open(path, "rb") as file:
             return pq.read_metadata(file).num_rows
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise ArchiveError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from None
 
 

@@ -135,6 +135,8 @@ def segment(
     console.quiet = quiet or as_json
     jobs = plan_jobs(images, output, ("_overlay.png", "_labels.png", ".json"), recursive, overwrite)
     words = read_labels(labels) if labels else None
+    if annotations and not overwrite:
+        fail("--annotations describes all photos of a run: leave out --no-overwrite")
     from .photos import onnx_segmenter, torch_segmenter
 
     if runtime == "onnx":
@@ -149,17 +151,18 @@ def segment(
         check_archives(jobs, segmenter.pipeline.model.pat, window)
     make_folder(output)
     writers = open_writers(annotations or [], output, segmenter.labels)
-    for batch in jobs.batches(batch_size):
-        photos = [(job, photo) for job in batch if (photo := jobs.open(job)) is not None]
-        if not photos:
-            continue
-        results = segmenter([photo for _, photo in photos])
-        for (job, photo), (label_map, regions) in zip(photos, results, strict=True):
-            picture, facts = segmenter.picture(photo), segmentation_facts(job, photo, regions, model)
-            jobs.save(write_results, job, picture, label_map, regions, facts, masks, cutouts, writers)
-            console.print(segmentation_table(job, regions))
-            if as_json:
-                typer.echo(json.dumps(facts, ensure_ascii=False))
+    with jobs.resumable_batches(batch_size) as batches:
+        for batch in batches:
+            photos = [(job, photo) for job in batch if (photo := jobs.open(job)) is not None]
+            if not photos:
+                continue
+            results = segmenter([photo for _, photo in photos])
+            for (job, photo), (label_map, regions) in zip(photos, results, strict=True):
+                picture, facts = segmenter.picture(photo), segmentation_facts(job, photo, regions, model)
+                jobs.save(write_results, job, picture, label_map, regions, facts, masks, cutouts, writers)
+                console.print(segmentation_table(job, regions))
+                if as_json:
+                    typer.echo(json.dumps(facts, ensure_ascii=False))
     for writer in writers:
         writer.close()
     jobs.finish(output)
@@ -188,13 +191,14 @@ def reconstruct(
     reconstructor = load(lambda: Reconstructor(model, device))
     check_archives(jobs, reconstructor.model)
     make_folder(output)
-    for (job,) in jobs.batches(1):
-        photo = jobs.open(job)
-        if photo is None:
-            continue
-        original, rows = reconstructor(photo)
-        jobs.save(write_reconstruction, job, original, rows)
-        console.print(reconstruction_table(job, rows))
+    with jobs.resumable_batches(1) as batches:
+        for (job,) in batches:
+            photo = jobs.open(job)
+            if photo is None:
+                continue
+            original, rows = reconstructor(photo)
+            jobs.save(write_reconstruction, job, original, rows)
+            console.print(reconstruction_table(job, rows))
     jobs.finish(output)
 
 

@@ -15,6 +15,7 @@ from .common import (
     console,
     fail,
     find_images,
+    interruptible,
     load,
     make_folder,
     print_line,
@@ -87,7 +88,8 @@ def tokenize(
 
             tokenize_with_ray(archive, model, parts, batch_size, workers, read)
         else:
-            run(archive, Tokenizer(tokenizer, processor.image_processor, batch_size, workers, read), parts)
+            with interruptible(lambda: f"{len(archive)} photos are in {output}; the same command goes on from there"):
+                run(archive, Tokenizer(tokenizer, processor.image_processor, batch_size, workers, read), parts)
     except OSError as error:
         fail(f"can't write {output}: {error}; what is there is whole, and the same command goes on from it", code=1)
     report(archive, missing)

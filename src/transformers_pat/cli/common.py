@@ -2,7 +2,11 @@
 
 import glob
 import importlib.util
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -119,6 +123,29 @@ def load(make):
         return make()
     except (OSError, ValueError) as error:
         fail(str(error))
+
+
+@contextmanager
+def interruptible(where: Callable[[], str]) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM, end the command with one line: `where()` it is, and how it is continued."""
+    received = []
+
+    def stop(number: int, _) -> NoReturn:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:  # here, because progress bars have gone by now
+        print_line(errors, f"Interrupted: {where()}")
+        raise typer.Exit(128 + received[0]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def make_folder(output: Path) -> None:

@@ -1,15 +1,28 @@
 """The photos that a command works on, and where its results go."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .common import console, errors, fail, find_images, is_archive, load, print_line, read_names, require_archive_extra
+from .common import (
+    console,
+    errors,
+    fail,
+    find_images,
+    interruptible,
+    is_archive,
+    load,
+    print_line,
+    read_names,
+    require_archive_extra,
+)
 
 if TYPE_CHECKING:
     from ..archive import TokenArchive, TokenizedPhoto
@@ -44,7 +57,14 @@ class Jobs:
     num_done: int = 0
     num_failed: int = 0
 
-    def batches(self, size: int) -> Iterator[list[Job]]:
+    @contextmanager
+    def resumable_batches(self, size: int) -> Iterator[Iterator[list[Job]]]:
+        """[`batches`]; Ctrl-C and SIGTERM end the command with a line that says how far it came and how to go on."""
+        rest = f"of {len(self.jobs)} photos done; the same command with --no-overwrite does the others"
+        with interruptible(lambda: f"{self.num_done} {rest}"), closing(self.batches(size)) as batches:
+            yield batches
+
+    def batches(self, size: int) -> Generator[list[Job]]:
         """The jobs, `size` at a time, under a progress bar, which for a single one only shows that work goes on."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:
@@ -72,9 +92,18 @@ class Jobs:
         self.num_failed += 1
 
     def save(self, write, job: Job, *args) -> None:
-        """Call `write(job, *args)`; a full disk or a forbidden folder ends the command with one line."""
+        """
+        Call `write(job, *args)`; a full disk or a forbidden folder ends the command with one line.
+
+        Files get their names when all of them are whole, STEM.json last, so that --no-overwrite takes no part for a
+        result.
+        """
+        folder = job.target.parent
         try:
-            write(job, *args)
+            with TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+                write(replace(job, target=Path(partial, job.target.name)), *args)
+                for path in sorted(Path(partial).iterdir(), key=lambda path: path.suffix == ".json"):
+                    path.replace(folder / path.name)
         except OSError as error:
             fail(f"can't write the results of {job.name}: {error}", code=1)
         self.num_done += 1

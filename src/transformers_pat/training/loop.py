@@ -51,13 +51,33 @@ def train(config: TrainConfig) -> None:
         with only_run_in(accelerator, config.output_dir):
             stop_signal = run(config, accelerator)
     except KeyboardInterrupt:
-        last = newest_checkpoint(config.checkpoint_dir)
-        where = f"continues from {last}" if last else "starts anew: there is no checkpoint yet"
-        sys.exit(f"interrupted: the same command with --resume {where}" if accelerator.is_main_process else 1)
+        sys.exit(f"interrupted: {how_to_go_on(config)}" if accelerator.is_main_process else 1)
+    except RuntimeError as error:
+        reason = find_lost_process(error, accelerator)
+        if reason is None:
+            raise
+        sys.exit(f"error: {reason}: {how_to_go_on(config)}")
     accelerator.free_memory()
     accelerator.end_training()
     if stop_signal:
         sys.exit(128 + stop_signal)
+
+
+def how_to_go_on(config: TrainConfig) -> str:
+    """What the same command would do with --resume."""
+    last = newest_checkpoint(config.checkpoint_dir)
+    where = f"continues from {last}" if last else "starts anew: there is no checkpoint yet"
+    return f"the same command with --resume {where}"
+
+
+def find_lost_process(error: RuntimeError, accelerator: Accelerator) -> str | None:
+    """What happened if an error means that another process of the run is gone, None if it means something else."""
+    if str(error).startswith("DataLoader worker"):
+        return "a process that loads data was killed, perhaps for want of memory"
+    lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+    if accelerator.num_processes > 1 and any(words in str(error) for words in lost):
+        return "another process of this run has ended"
+    return None
 
 
 def run(config: TrainConfig, accelerator: Accelerator) -> int:

@@ -1,0 +1,30 @@
+"""Processes of a run that are killed: the others end in one line that says how to go on, and resuming works."""
+
+import psutil
+
+from ..support.training import succeed
+from .test_checkpoints import start, steps
+
+
+def test_a_killed_loader(workplace, tmp_path):
+    run = start(workplace, tmp_path, "--workers", 1)
+    children = psutil.Process(run.pid).children()
+    loaders = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+    assert loaders
+    for loader in loaders:
+        loader.kill()
+    _, errors = run.communicate(timeout=60)
+    last = errors.strip().splitlines()[-1]
+    assert run.returncode == 1 and "Traceback" not in errors, errors[-3000:]
+    assert last.startswith("error: a process that loads data was killed") and "--resume continues from" in last
+    succeed(workplace, tmp_path, "--resume", "--max_steps", steps(tmp_path)[-1] + 2)
+
+
+def test_a_killed_rank(workplace, tmp_path):
+    run = start(workplace, tmp_path, processes=2)
+    psutil.Process(run.pid).children()[1].kill()
+    _, errors = run.communicate(timeout=60)  # torchrun tells what it thinks of it, with a stack trace
+    assert run.returncode == 1
+    print(errors[-6000:])
+    assert "error: another process of this run has ended: the same command with --resume continues from" in errors
+    succeed(workplace, tmp_path, "--resume", "--max_steps", steps(tmp_path)[-1] + 2, processes=2)
