@@ -141,9 +141,9 @@ def to_table(photos: list[TokenizedPhoto], info: ArchiveInfo) -> pa.Table:
         for level, grid in enumerate(info.grids(photo.patch_grid)):
             codes = np.asarray(photo.codes[level])
             if codes.shape != grid:
-                raise ValueError(f"{photo.source}: codes of level {level} should be {grid}, got {codes.shape}")
+                raise ValueError(f"{photo.source!r}: codes of level {level} should be {grid}, got {codes.shape}")
             if codes.size and not 0 <= codes.min() <= codes.max() < info.codebook_sizes[level]:
-                raise ValueError(f"{photo.source}: codes of level {level} don't fit in {info.codebook_sizes[level]}")
+                raise ValueError(f"{photo.source!r}: codes of level {level} don't fit in {info.codebook_sizes[level]}")
             columns[f"codes_{level}"].append(pack(codes.reshape(1, -1), info.bits[level])[0].tobytes())
     return pa.table(columns, schema=info.schema)
 
@@ -259,5 +259,5 @@ def check_rows(table: pa.Table, info: ArchiveInfo) -> None:
             size = packed_size(rows * columns, info.bits[level])
             if len(row[f"codes_{level}"]) != size:
                 raise ArchiveError(
-                    f"{row['source']}: level {level} has {len(row[f'codes_{level}'])} bytes, not {size}"
+                    f"{row['source']!r}: level {level} has {len(row[f'codes_{level}'])} bytes, not {size}"
                 )
