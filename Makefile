@@ -21,10 +21,14 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python $(PYTEST)
 
-# Damaged files and strange input, EXAMPLES cases per test, until MINUTES are over.
+# Damaged files and strange input, EXAMPLES cases per test, until MINUTES are over; then each of our own parsers under a
+# fuzzer that follows coverage, for GUIDED seconds.
 MINUTES ?= 60
+GUIDED ?= 60
 fuzz: .venv/installed-dev
+	$(PIP) atheris
 	EXAMPLES=$(EXAMPLES) timeout $(MINUTES)m $(BIN)/python $(PYTEST) tests/fuzz
+	$(BIN)/python -m tests.fuzz.guided all -max_total_time=$(GUIDED)
 
 # Lines of the package that the suite runs, commands in processes of their own included. (A file limit that one test
 # sets stops coverage's own file, so that test is left out.)

@@ -17,7 +17,7 @@ import torch
 from transformers_pat import PatForSemanticSegmentation, PatProcessor
 
 # Whole photos at this short side: the middle of what the vision tower was trained on.
-SIZE = {"shortest_edge": 256, "longest_edge": 1024}
+SIZE = {"shortest_edge": 224, "longest_edge": 1024}
 
 
 def half(name: str, tensor: torch.Tensor) -> torch.Tensor:

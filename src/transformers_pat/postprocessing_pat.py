@@ -16,7 +16,7 @@ def _weights(old: int, new: int, device: torch.device) -> torch.Tensor:
     """The `(new, old)` matrix of bilinear resizing with `align_corners=False`, computed as torch does."""
     source = (torch.arange(new, device=device, dtype=torch.float32) + 0.5) * (old / new) - 0.5
     source = source.clamp(min=0)
-    first = source.long().clamp(max=old - 1)
+    first = source.long()
     second = (first + 1).clamp(max=old - 1)
     weights = torch.zeros(new, old, device=device)
     weights.scatter_add_(1, first[:, None], (1 - (source - first))[:, None])

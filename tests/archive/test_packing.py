@@ -15,7 +15,9 @@ def test_every_width_is_lossless(bits, photos, count, data):
     codes = data.draw(arrays(np.int64, (photos, count), elements=st.integers(0, 2**bits - 1)))
     packed = pack(codes, bits)
     assert packed.dtype == np.uint8 and packed.shape == (photos, packed_size(count, bits))
-    np.testing.assert_array_equal(unpack(packed, bits, count), codes)
+    unpacked = unpack(packed, bits, count)
+    assert unpacked.dtype == np.uint16
+    np.testing.assert_array_equal(unpacked, codes)
 
 
 def test_the_bytes_are_as_documented():

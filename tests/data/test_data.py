@@ -49,6 +49,8 @@ def test_sixteen_bit_masks_keep_ids_above_255(tmp_path):
         (lambda f: (f / "masks" / "p0.png").unlink(), "has no mask"),
         (lambda f: (f / "splits" / "train.txt").write_text("nothing"), "no such photo"),
         (lambda f: (f / "classes.txt").write_text("car"), "expected lines"),
+        (lambda f: (f / "classes.txt").write_text("²: car"), "expected lines"),
+        (lambda f: (f / "classes.txt").write_text("0: car\n70000: tree"), "class id 70000 is too large"),
     ],
 )
 def test_a_damaged_folder_is_refused_by_name(folder, damage, message):

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.metric_speed import draw_maps, published_mean_iou, run_published, run_streaming
 from transformers_pat.evaluation.hf_metric import StreamingMeanIoU
-from transformers_pat.evaluation.metrics import SegmentationMetric
+from transformers_pat.evaluation.metrics import BLOCK_PIXELS, SegmentationMetric
 
 # Peaks after 10 maps, after 1000, and after as many that are kept; in a process of its own because a peak never falls.
 # Not the peak that the system reports: a process inherits that of the one that started it.
@@ -124,7 +124,10 @@ def test_merging_is_counting_together():
         ([0, 1], [0, 5], "labels hold other ids"),
         ([0, 1], [255, 254], "labels hold other ids"),
         ([0, 2], [0, 1], "prediction holds other ids"),
-        ([0, -1], [0, 1], "ids start at 0"),
+        ([0, -1], [0, 1], "hold id -1; ids start at 0"),
+        ([0, 1], [-7, 1], "hold id -7; ids start at 0"),
+        ([0, 1], [0, 2**32], "labels hold other ids than 0 to 1 and 255"),
+        ([0, 2**32 + 1], [0, 1], "prediction holds other ids than 0 to 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(prediction, labels, message):
@@ -132,6 +135,19 @@ def test_what_does_not_fit_is_refused(prediction, labels, message):
     with pytest.raises(ValueError, match=message):
         metric.update(torch.tensor(prediction), torch.tensor(labels))
     assert not metric.confusion.any()
+
+
+def test_a_negative_id_far_from_the_end_is_refused():
+    labels = torch.zeros(3 * BLOCK_PIXELS, dtype=torch.int64)
+    labels[0] = -1
+    with pytest.raises(ValueError, match="hold id -1"):
+        SegmentationMetric(2).update(torch.zeros_like(labels), labels)
+
+
+def test_by_default_255_is_not_counted_and_pixels_are_those_that_are():
+    metric = SegmentationMetric(3)
+    metric.update(torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 255, 1]))
+    assert metric.compute()["per_class_pixels"] == [1, 2, 0]
 
 
 def test_twenty_times_as_fast_as_evaluate():

@@ -51,14 +51,13 @@ def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     """
     if packed.shape[1] != packed_size(count, bits):
         raise ValueError(f"{count} codes of {bits} bits take {packed_size(count, bits)} bytes, got {packed.shape[1]}")
-    codes = np.zeros((len(packed), count), dtype=np.uint16)
     if not count:
-        return codes
+        return np.zeros((len(packed), 0), dtype=np.uint16)
     # Each code lies in three bytes at most: one pass per byte instead of one per bit.
     first, shift = np.divmod(np.arange(count) * bits, 8)
     padded = np.pad(packed, ((0, 0), (0, 2)))
     window = padded[:, first].astype(np.uint32)
     window |= padded[:, first + 1].astype(np.uint32) << 8
-    if bits > 8 or (bits > 1 and (shift + bits).max() > 16):
+    if (shift + bits).max() > 16:
         window |= padded[:, first + 2].astype(np.uint32) << 16
     return ((window >> shift.astype(np.uint32)) & (2**bits - 1)).astype(np.uint16)

@@ -11,6 +11,7 @@ from ..image_io_pat import load_photo, to_rgb
 from ..prompts_pat import BACKGROUND
 
 IGNORE_INDEX = 255
+LARGEST_ID = 2**16 - 1
 
 
 class BadSampleError(ValueError):
@@ -80,7 +81,7 @@ class LabelMapping:
 
     def __init__(self, index_of: Mapping[int, int], ignore_index: int):
         self.ignore_index = ignore_index
-        self._table = np.full(2**16, -1, dtype=np.int64)
+        self._table = np.full(LARGEST_ID + 1, -1, dtype=np.int64)
         self._table[ignore_index] = ignore_index
         self._table[list(index_of)] = list(index_of.values())
 
@@ -143,7 +144,7 @@ def read_classes(path: str | Path) -> dict[int, str]:
         if not line.strip():
             continue
         number, colon, name = line.partition(":")
-        if not (colon and number.strip().isdigit() and name.strip()):
+        if not (colon and number.strip().isdecimal() and name.strip()):
             raise ValueError(f"{path}: expected lines 'id: name', got {line!r}")
         if int(number) in classes:
             raise ValueError(f"{path}: class id {int(number)} is listed twice")
@@ -167,6 +168,8 @@ def index_classes(
     ignored = {name.lower() for name in ignored_classes}
     if unknown := sorted(ignored - {name.lower() for name in classes.values()} - {BACKGROUND}):
         raise ValueError(f"ignored class {unknown[0]!r} is not on the class list: {', '.join(classes.values())}")
+    if max(classes, default=0) > LARGEST_ID:
+        raise ValueError(f"class id {max(classes)} is too large: masks hold ids up to {LARGEST_ID}")
     if ignore_index in classes or ignore_index < len(classes):
         raise ValueError(
             f"{ignore_index} stands for 'not labelled', but the class list goes to {max(classes)}: set ignore_index "

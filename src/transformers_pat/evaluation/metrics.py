@@ -123,6 +123,8 @@ class SegmentationMetric:
 
 def _to_signed(ids: torch.Tensor) -> torch.Tensor:
     """The narrowest type that holds the ids and takes arithmetic."""
+    if ids.dtype == torch.int64:  # what int32 does not hold would become another id
+        ids = ids.clamp(-(2**31), 2**31 - 1)
     return ids.to(torch.int16 if ids.dtype == torch.uint8 else torch.int32)
 
 
