@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from transformers_pat.data import FolderDataset
 from transformers_pat.data.base import read_classes
 from transformers_pat.data.inspection import inspect_folder
 from transformers_pat.data.layouts import read_color_table
@@ -123,6 +124,31 @@ def test_bytes_of_masks(tmp_path_factory, data):
     with one_line():
         report = inspect_folder(folder)
         assert all("\n" not in problem for problem in report.problems)
+
+
+@FUZZ
+@given(
+    st.sampled_from(["L", "P", "I;16", "I", "1", "F", "RGB", "LA"]),
+    st.lists(st.sampled_from([0, 1, 300]) | st.integers(0, 2**17), min_size=12, max_size=12),
+)
+def test_masks_of_any_type(tmp_path_factory, mode, ids):
+    """The ids that are in the file, or a problem that names it: never other ids."""
+    folder = write_set(
+        tmp_path_factory.mktemp("modes") / "set", {0: "sky", 1: "car", 300: "tree"}, [stripes(0, 1)] * 2
+    )
+    photo = Image.open(folder / "images" / "p0.jpg")
+    values = np.resize(ids, (photo.height, photo.width))
+    wide = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    if mode not in wide:
+        values = values % 2
+    mask = Image.fromarray(values.astype(wide.get(mode, np.uint8 if mode != "1" else bool)))
+    if mode in ("P", "RGB", "LA"):
+        mask = mask.convert(mode)
+    mask.save(folder / "masks" / "p0.tiff")
+    (folder / "masks" / "p0.tiff").rename(folder / "masks" / "p0.png")
+    with one_line():
+        labels = FolderDataset(folder, "train", ignore_index=65535, strict=True)[0].labels
+        assert (np.array([0, 1, 300])[labels] == values).all()
 
 
 @FUZZ
