@@ -16,7 +16,7 @@ import torch
 
 from transformers_pat import PatForSemanticSegmentation, PatProcessor
 
-# Whole photos at this short side: the middle of what the vision tower was trained on.
+# Whole photos at this short side: that of the last stage's crops.
 SIZE = {"shortest_edge": 224, "longest_edge": 1024}
 
 

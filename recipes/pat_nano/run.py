@@ -58,17 +58,11 @@ def main() -> None:
     if not (work / "clip").is_dir():
         make_clip(args, common)
     train = ["examples/train.py", "--data", data, "--resume"]
-    first = ["--config", "configs/nano_pat.yaml", "--clip", work / "clip", "--output_dir", work / "pat-first"]
-    stage("PAT", work / "pat-first" / "config.json", *train, *first)
-    longer = [
-        "--config",
-        "configs/nano_pat_longer.yaml",
-        "--init",
-        work / "pat-first",
-        "--output_dir",
-        work / "pat-nano",
-    ]
-    stage("PAT, longer", work / "pat-nano" / "config.json", *train, *longer)
+    init: list[str | Path] = ["--clip", work / "clip"]
+    for name, config in (("pat-first", "nano_pat"), ("pat-longer", "nano_pat_longer"), ("pat-nano", "nano_pat_224")):
+        options = ["--config", f"configs/{config}.yaml", "--output_dir", work / name]
+        stage(f"PAT, {config}.yaml", work / name / "config.json", *train, *options, *init)
+        init = ["--init", work / name]
     stage("what the CLIP knows", work / "measure.json", HERE / "measure.py", *common)  # trains a probe on masks
     stage("the packaged folder", work / "embedded", HERE / "embed.py", work / "pat-nano", work / "embedded")
     print(f"To package it: rm -r {EMBEDDED}; cp -r {work / 'embedded'} {EMBEDDED}")

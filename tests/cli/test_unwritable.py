@@ -13,8 +13,18 @@ from ..support.data import stripes, write_set
 
 COMMANDS = {
     "segment": ["segment", "photos", "--labels", "sky, tree", "--model", "MODEL", "--output", "OUT"],
-    "coco": ["segment", "photos", "--labels", "sky, tree", "--model", "MODEL", "--annotations", "coco"]
-    + ["--output", "OUT"],
+    "annotations": [
+        "segment",
+        "photos",
+        "--labels",
+        "sky",
+        "--model",
+        "MODEL",
+        "--annotations",
+        "coco",
+        "--output",
+        "OUT",
+    ],
     "reconstruct": ["reconstruct", "photos", "--model", "MODEL", "--output", "OUT"],
     "codes": ["codes", "photos", "--model", "MODEL", "--output", "OUT"],
     "tokenize": ["tokenize", "photos", "--model", "MODEL", "--output", "OUT"],
