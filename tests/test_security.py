@@ -17,7 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
-from transformers_pat.archive import TokenArchive
+from transformers_pat.archive import TokenArchive, TokenizedPhoto
+from transformers_pat.archive.pictures import find_photo
 from transformers_pat.cli.app import app
 from transformers_pat.data import FolderDataset
 from transformers_pat.image_io_pat import load_photo
@@ -136,6 +137,18 @@ def test_names_in_an_annotation_file_do_not_leave_its_folder(tmp_path):
     (tmp_path / "mine" / "annotations.json").write_text(json.dumps(content))
     found = {sample for split in ("train", "val") for sample in FolderDataset(tmp_path / "mine", split).stems}
     assert found == {"a.png", "b.png"}
+
+
+@pytest.mark.parametrize("source", ["/dev/zero", "/dev/tty", "no such file", "https://example.com/a.jpg"])
+def test_an_archive_can_have_only_files_read(source):
+    photo = TokenizedPhoto(source, bytes(32), 1, 1, 16, (1, 1), ())
+    assert find_photo(photo) is None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_nothing_depends_on_a_clock_that_may_jump(path):
+    text = path.read_text(encoding="utf-8")
+    assert "time.time()" not in text and "datetime" not in text
 
 
 def test_results_stay_in_the_output_folder(tmp_path, checkpoint, monkeypatch):

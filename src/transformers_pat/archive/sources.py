@@ -15,8 +15,11 @@ class PhotoSource(Protocol):
 
 
 def read_file(source: str) -> bytes:
-    """The bytes of a file."""
-    return Path(source).read_bytes()
+    """The bytes of a file; an archive from elsewhere may name a device that never ends, which is none."""
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {source}")
+    return path.read_bytes()
 
 
 class DatasetPhotos:
