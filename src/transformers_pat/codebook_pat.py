@@ -219,7 +219,7 @@ def read_codes(codes, device: torch.device) -> list[torch.Tensor]:
         device: Where to put them.
 
     Raises:
-        ValueError: If a level has no three dimensions or does not hold integers.
+        ValueError: If a level has no three dimensions, is empty or does not hold integers.
     """
     levels = []
     for level, values in enumerate(codes.codes if hasattr(codes, "codes") else codes):
@@ -230,9 +230,9 @@ def read_codes(codes, device: torch.device) -> list[torch.Tensor]:
         if tensor.is_floating_point() or tensor.dtype == torch.bool:
             raise ValueError(f"Codes of level {level} must be integers, got {tensor.dtype}.")
         levels.append(tensor.long())
-    if any(level.ndim != 3 for level in levels):
+    if any(level.ndim != 3 or not level.numel() for level in levels):
         shapes = [tuple(level.shape) for level in levels]
-        raise ValueError(f"Codes of each level must be (batch, rows, columns), got {shapes}.")
+        raise ValueError(f"Codes of each level must be (batch, rows, columns), none of them 0, got {shapes}.")
     return levels
 
 

@@ -170,3 +170,11 @@ def test_another_checkpoint_is_refused(run, tmp_path):
     for command in (("query", "archive", "road"), ("segment", "archive", "--labels", "a, b"), ("codes", "archive")):
         result = run(*command, model="pat-nano")
         assert result.exit_code == 2 and "which are not those of the given checkpoint" in result.output
+
+
+def test_an_archive_at_a_url(run):
+    assert run("tokenize", "photos", "--output", "memory://tokens").exit_code == 0
+    assert run("segment", "memory://tokens", "--labels", "road, tree", "--output", "out").exit_code == 0
+    assert len(list(Path("out").glob("*_overlay.png"))) == 6
+    missing = run("segment", "memory://none", "--labels", "road, tree", "--output", "out")
+    assert missing.exit_code == 2 and "no archive at memory://none" in missing.stderr

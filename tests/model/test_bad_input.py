@@ -120,6 +120,7 @@ def test_output_size_of_another_image(segmenter, text_embeds, codes):
 
 def test_codes_that_are_no_grid(segmenter, text_embeds, codes):
     refuse_to_decode(segmenter, text_embeds, tuple(level.flatten() for level in codes), "Codes of each level must be")
+    refuse_to_decode(segmenter, text_embeds, tuple(level[:, :0] for level in codes), "none of them 0")
 
 
 def test_codes_that_are_no_integers(segmenter, text_embeds, codes):

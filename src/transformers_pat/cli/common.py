@@ -109,9 +109,14 @@ def require_onnx_extra(*modules: str) -> None:
         fail('ONNX is not installed: pip install "transformers_pat[onnx]"')
 
 
+def is_url(source: str) -> bool:
+    """Whether a photo is not a file."""
+    return source.startswith(("http://", "https://"))
+
+
 def is_archive(name: str) -> bool:
-    """Whether an input is an archive of tokens and not photos."""
-    return Path(name, "archive.json").is_file()
+    """Whether an input is an archive of tokens and not photos: a folder, or the URL of one, such as s3://..."""
+    return Path(name, "archive.json").is_file() or ("://" in name and not is_url(name))
 
 
 def load(make):

@@ -18,6 +18,7 @@ from .common import (
     find_images,
     interruptible,
     is_archive,
+    is_url,
     load,
     print_line,
     read_names,
@@ -159,11 +160,6 @@ def plan_jobs(
     for reason in missing:
         planned.skip(reason)
     return planned
-
-
-def is_url(source: str) -> bool:
-    """Whether a source is no file."""
-    return source.startswith(("http://", "https://"))
 
 
 def name_of(source: str) -> str:
