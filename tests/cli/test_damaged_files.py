@@ -33,6 +33,7 @@ def change(path, *place, value):
         (("config.json", "max_refined_labels"), 0, "max_refined_labels must be at least 1"),
         (("config.json", "num_segmenter_heads"), 0, "num_segmenter_heads must be at least 1"),
         (("processor_config.json", "image_processor", "image_mean"), [0.5, 0.5], "mean must have 3 elements"),
+        (("processor_config.json", "image_processor", "image_mean"), [0.5, None, 0.5], "no numbers"),
         (("processor_config.json", "image_processor", "size"), {"shortest_edge": 10**6}, "is the most"),
         (("tokenizer_config.json", "model_max_length"), [], "not supported"),
     ],
