@@ -39,9 +39,10 @@ def load_checkpoint(model_class: type[Model], checkpoint: str, **fields) -> tupl
         raise ValueError(f"{checkpoint} is not a PAT checkpoint (its model type is {kind})")
     with no_progress_bars(), damage_in_one_line(checkpoint):
         processor = PatProcessor.from_pretrained(place)
-        processor(
-            images=[Image.new("RGB", (16, 16))], text=["word"]
-        )  # what is damaged shows now, not at the first photo
+        # What is damaged shows now, not at the first photo.
+        tried = processor(images=[Image.new("RGB", (16, 16))], text=["word"], return_tensors="pt")
+        if not tried["pixel_values"].isfinite().all():
+            raise ValueError(f"{checkpoint} is damaged: its image processor makes pixels that are no numbers")
         model = model_class.from_pretrained(place, dtype=torch.float32, **fields).eval()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device), processor
