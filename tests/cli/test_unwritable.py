@@ -13,18 +13,7 @@ from ..support.data import stripes, write_set
 
 COMMANDS = {
     "segment": ["segment", "photos", "--labels", "sky, tree", "--model", "MODEL", "--output", "OUT"],
-    "annotations": [
-        "segment",
-        "photos",
-        "--labels",
-        "sky",
-        "--model",
-        "MODEL",
-        "--annotations",
-        "coco",
-        "--output",
-        "OUT",
-    ],
+    "annotations": [*"segment photos --labels sky,tree --model MODEL --annotations coco --output OUT".split()],
     "reconstruct": ["reconstruct", "photos", "--model", "MODEL", "--output", "OUT"],
     "codes": ["codes", "photos", "--model", "MODEL", "--output", "OUT"],
     "tokenize": ["tokenize", "photos", "--model", "MODEL", "--output", "OUT"],
