@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> None:
             stop_signal = run(config, accelerator)
     except KeyboardInterrupt:
         sys.exit(f"interrupted: {how_to_go_on(config)}" if accelerator.is_main_process else 1)
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError, EOFError) as error:
         reason = find_lost_process(error, accelerator)
         if reason is None:
             raise
@@ -70,9 +70,10 @@ def how_to_go_on(config: TrainConfig) -> str:
     return f"the same command with --resume {where}"
 
 
-def find_lost_process(error: RuntimeError, accelerator: Accelerator) -> str | None:
+def find_lost_process(error: Exception, accelerator: Accelerator) -> str | None:
     """What happened if an error means that another process of the run is gone, None if it means something else."""
-    if str(error).startswith("DataLoader worker"):
+    # The loader's own error, or that of the pipe to it, whichever is seen first.
+    if isinstance(error, (ConnectionError, EOFError)) or str(error).startswith("DataLoader worker"):
         return "a process that loads data was killed, perhaps for want of memory"
     lost = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
     if accelerator.num_processes > 1 and any(words in str(error) for words in lost):
