@@ -15,7 +15,7 @@ def test_a_killed_loader(workplace, tmp_path):
         loader.kill()
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 1, errors[-3000:]
-    # Somewhere: the progress bar may be drawn once more, and torch at times reports its loader's end in `__del__`, too.
+    # Somewhere: the progress bar may be drawn once more, and torch at times reports the same in a `__del__`.
     told = "error: a process that loads data was killed, perhaps for want of memory: the same command with --resume"
     assert told in errors, errors[-3000:]
     succeed(workplace, tmp_path, "--resume", "--max_steps", steps(tmp_path)[-1] + 2)
