@@ -9,6 +9,8 @@ from transformers import CLIPVisionModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
+from .layers_pat import in_parts
+
 
 @dataclass
 class ClipFeatures:
@@ -117,12 +119,13 @@ def _run_block(
     block: nn.Module, hidden_states: torch.Tensor, attentions: list[torch.Tensor | None] | None
 ) -> torch.Tensor:
     """One block of CLIP; appends its attention weights to `attentions`, which the block itself does not return."""
-    if attentions is None:
+    if attentions is None and hidden_states.device.type != "cpu":
         return block(hidden_states, None)
     attended, weights = block.self_attn(block.layer_norm1(hidden_states), None)
-    attentions.append(weights)
+    if attentions is not None:
+        attentions.append(weights)
     hidden_states = hidden_states + attended
-    return hidden_states + block.mlp(block.layer_norm2(hidden_states))
+    return hidden_states + in_parts(lambda part: block.mlp(block.layer_norm2(part)), hidden_states, 1, growth=4)
 
 
 def _select(states: list[torch.Tensor], chosen: bool | list[int]) -> tuple[torch.Tensor | None, ...]:

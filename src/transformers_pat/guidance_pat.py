@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_pat import PatConfig
-from .layers_pat import ZeroLinear, to_patch_grid, upsample
+from .layers_pat import ZeroLinear, in_parts, to_patch_grid, upsample
 
 
 @dataclass
@@ -49,6 +49,9 @@ class PatEmbeddingResidual(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(batch, rows, columns, hidden_size) to (batch, rows, columns, projection_dim)."""
+        return in_parts(self._correct, tokens, dim=1, growth=2)
+
+    def _correct(self, tokens: torch.Tensor) -> torch.Tensor:
         residual = self.contract(F.gelu(self.expand(tokens)))
         squared_norm = residual.float().square().sum(-1, keepdim=True)
         return residual * (1 + squared_norm / self.bound**2).rsqrt().to(residual.dtype)

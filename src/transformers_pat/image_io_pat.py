@@ -11,6 +11,7 @@ import PIL.Image
 import PIL.ImageOps
 
 MOST_PIXELS = 178_956_970  # where Pillow refuses a photo as a decompression bomb
+MOST_PIXELS_ENLARGED = 4096 * 4096  # by a damaged or hostile checkpoint; our choice
 
 
 def load_photo(source, timeout: float | None = None) -> PIL.Image.Image:
@@ -98,13 +99,15 @@ def target_size(height: int, width: int, size: dict[str, int], size_divisor: int
     `size` with `height` and `width` is taken as it is. With `shortest_edge` and/or `longest_edge` the aspect is kept:
     the short side becomes `shortest_edge` unless that would take the long side beyond `longest_edge`; then each side
     is rounded to the nearest multiple of `size_divisor`, at least one multiple, and not beyond `longest_edge`.
-    Raises `ValueError` for other kinds of size, numbers below 1, and pictures larger than Pillow opens.
+    Raises `ValueError` for other kinds of size, numbers below 1, pictures larger than Pillow opens, and pictures
+    enlarged beyond 4096 × 4096 pixels.
     """
     if size_divisor < 1 or min(size.values(), default=1) < 1:
         raise ValueError(f"size and size_divisor must be positive, got {size} and {size_divisor}")
+    most = max(MOST_PIXELS_ENLARGED, min(height * width, MOST_PIXELS))
     height, width = _scaled(height, width, size, size_divisor)
-    if height * width > MOST_PIXELS:
-        raise ValueError(f"size {size} would make a picture of {height}x{width} pixels; {MOST_PIXELS} is the most")
+    if height * width > most:
+        raise ValueError(f"size {size} would make a picture of {height}x{width} pixels; {most} is the most")
     return height, width
 
 

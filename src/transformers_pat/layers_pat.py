@@ -1,6 +1,7 @@
 """PAT's own layers on both sides of the codebooks: level encoders below them, the shared decoder above."""
 
 import itertools
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,9 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_pat import PatConfig
+
+# Of a part's largest tensor, see `slices`: 2 MB in float32.
+NUMBERS_IN_CACHE = 2**19
 
 
 class ZeroLinear(nn.Linear):
@@ -36,7 +40,10 @@ class PatBlock(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, height, width, channels) to the same."""
         mixed = self.depthwise(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return hidden_states + self.contract(F.gelu(self.expand(self.norm(mixed))))
+        return hidden_states + in_parts(self._feed_forward, mixed, dim=1, growth=2)
+
+    def _feed_forward(self, mixed: torch.Tensor) -> torch.Tensor:
+        return self.contract(F.gelu(self.expand(self.norm(mixed))))
 
 
 def pixel_shuffle(features: torch.Tensor, factor: int) -> torch.Tensor:
@@ -73,6 +80,46 @@ def average_pool(features: torch.Tensor, factor: int) -> torch.Tensor:
 def upsample(maps: torch.Tensor, factor: int) -> torch.Tensor:
     """Bilinear enlargement of (batch, channels, height, width) by a whole factor."""
     return maps if factor == 1 else F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def slices(count: int, size: int, device: torch.device) -> list[slice]:
+    """
+    Cut 0..count into parts whose largest tensor fits a processor's cache if that of one item has `size` numbers.
+
+    With gradient all is kept anyway, a compiler plans memory by itself, and an accelerator wants large tensors: then
+    there is one part.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or device.type != "cpu":
+        return [slice(None)]
+    step = max(1, NUMBERS_IN_CACHE // size)
+    return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def in_parts(
+    function: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, dim: int, growth: float
+) -> torch.Tensor:
+    """
+    `function(states)`, computed part by part along a dimension in which places don't meet; see [`slices`].
+
+    `growth` is the size of the function's largest tensor in units of that of its input.
+    """
+    parts = slices(states.shape[dim], round(states.select(dim, 0).numel() * growth), states.device)
+    whole = [slice(None)] * dim
+    return concatenate((function(states[(*whole, part)]) for part in parts), states.shape[dim], dim)
+
+
+def concatenate(parts: Iterable[torch.Tensor], count: int, dim: int, into: torch.Tensor | None = None) -> torch.Tensor:
+    """`torch.cat` of parts that are `count` long together, each copied as soon as it is there, so that it can go."""
+    filled = 0
+    for part in parts:
+        if part.shape[dim] == count:
+            return part
+        if into is None:
+            into = part.new_empty(*part.shape[:dim], count, *part.shape[dim + 1 :])
+        into.narrow(dim, filled, part.shape[dim]).copy_(part)
+        filled += part.shape[dim]
+    assert into is not None
+    return into
 
 
 def level_grid(patch_grid: tuple[int, int], stride: float) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from transformers import CLIPTextModel, CLIPVisionModel
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
+from .affinity_pat import PatAffinity
 from .checkpoint_pat import CheckpointMixin
 from .clip_features_pat import ClipFeatures, extract_clip_features
 from .codebook_pat import PatCodebook, PatCodebooks, QuantizedPyramid, read_codes
@@ -15,7 +16,7 @@ from .guidance_pat import Guidance
 from .layers_pat import PatDecoder, PatLevelEncoder, ZeroLinear, level_grid, pixel_shuffle, to_patch_grid
 from .losses_pat import check_label_maps, feature_loss, reconstruction_loss, residual_loss, segmentation_loss
 from .outputs_pat import LOSS_FIELDS, PatEncoderOutput, PatModelOutput, PatSegmentationOutput
-from .segmenter_pat import PatAffinity, PatSegmenter
+from .segmenter_pat import PatSegmenter
 from .text_embeddings_pat import TextEmbeddingCache, TextEmbeddingMixin
 from .tiling_pat import (
     check_one_size_when_distributed,
@@ -396,6 +397,8 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
         features = self.pat.extract_features(pixel_values, has_labels, output_hidden_states, output_attentions)
         # The codes, which the baseline needs for the tokenizer's loss alone.
         pyramid = self.pat.tokenize(features) if config.token_guidance or has_labels else None
+        if not has_labels:
+            features.taps.clear()  # of a large photo they are large
         # What the shared decoder makes of all levels guides the segmenter; its gradient stops at the codes.
         tokens = None
         if config.token_guidance and pyramid is not None:

@@ -4,63 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .affinity_pat import Affinity, PatAffinity
 from .configuration_pat import PatConfig
 from .guidance_pat import Guidance, PatGuidance
-from .layers_pat import ZeroLinear, average_pool, upsample
-
-
-class PatAffinity(nn.Module):
-    """
-    Which places belong together: attention weights, computed once per image and used for every label.
-
-    Every patch attends to all cells of `key_stride` × `key_stride` patches, a quarter of the cost of all patches.
-    Queries and keys come from the dense embeddings and from the guidance. A bias that falls with the distance has a
-    learnt slope per head (ALiBi, arXiv 2108.12409, in two dimensions).
-    """
-
-    key_stride = 2
-
-    def __init__(self, config: PatConfig):
-        super().__init__()
-        self.num_heads = config.num_segmenter_heads
-        self.project = nn.Linear(config.projection_dim, 2 * config.segmenter_channels)
-        self.slope = nn.Parameter(self.initial_slopes())
-
-    def initial_slopes(self) -> torch.Tensor:
-        """A half per patch for the first head, for each other half of the one before (our choice)."""
-        return torch.full((self.num_heads,), 0.5).cumprod(0)
-
-    def forward(self, dense_embeds: torch.Tensor, guidance: torch.Tensor | None) -> list[torch.Tensor]:
-        """
-        Compute the attention weights of an image's patches.
-
-        Args:
-            dense_embeds: (batch, height, width, projection_dim).
-            guidance: (batch, height, width, 2 * segmenter_channels), or None.
-
-        Returns:
-            For each head (batch, height * width, number of cells); rows sum to 1.
-        """
-        projected = self.project(dense_embeds)
-        if guidance is not None:
-            projected = projected + guidance
-        queries, keys = projected.chunk(2, dim=-1)
-        keys = average_pool(keys, self.key_stride)
-        distances = self._distances(queries.shape[1:3], keys.shape[1:3]).to(queries.dtype)
-        queries, keys = (x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)) for x in (queries, keys))
-        queries = queries * queries.shape[-1] ** -0.5
-        # Head by head, and never all in one tensor: of a large photo these are the largest matrices.
-        heads = zip(queries.unbind(2), keys.unbind(2), self.slope, strict=True)
-        return [(q @ k.mT - slope * distances).softmax(-1) for q, k, slope in heads]
-
-    def _distances(self, patches: torch.Size, cells: torch.Size) -> torch.Tensor:
-        """Of patches and cells, in patches: (number of patches, number of cells)."""
-        squares = []
-        for side, count in zip(patches, cells, strict=True):
-            centres = self.key_stride * torch.arange(count, device=self.slope.device) + (self.key_stride - 1) / 2
-            squares.append((torch.arange(side, device=self.slope.device)[:, None] - centres).square())
-        down, across = squares
-        return (down[:, None, :, None] + across[None, :, None]).sqrt().flatten(2).flatten(0, 1)
+from .layers_pat import ZeroLinear, average_pool, concatenate, in_parts, slices, upsample
 
 
 class PatSegmenterBlock(nn.Module):
@@ -78,42 +25,55 @@ class PatSegmenterBlock(nn.Module):
         self.expand = nn.Linear(channels, 2 * channels)
         self.contract = nn.Linear(2 * channels, channels)
 
-    def forward(
-        self, hidden_states: torch.Tensor, affinity: list[torch.Tensor], guidance: torch.Tensor | None
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, affinity: Affinity, guidance: torch.Tensor | None) -> torch.Tensor:
         """
         Mix the features of all labels.
 
         Args:
             hidden_states: (batch, num_labels, height, width, channels).
-            affinity: Attention weights, see [`PatAffinity`].
+            affinity: See [`PatAffinity`].
             guidance: (batch, height, width, channels), or None.
 
         Returns:
             The shape of `hidden_states`.
         """
-        batch_and_labels = hidden_states.shape[:2]
+        height, width = hidden_states.shape[2:4]
+        mixed = in_parts(self._mix_neighbours, hidden_states, dim=1, growth=1)
+        values = self._values(mixed)
+        states, mixed = hidden_states.flatten(2, 3), mixed.flatten(2, 3)
+        shared = None if guidance is None else guidance.flatten(1, 2)[:, None]
+
+        def mix(part: slice) -> torch.Tensor:
+            added = None if shared is None else shared[:, :, part]
+            return states[:, :, part] + self._mix_places(mixed[:, :, part], affinity.attend(values, part), added)
+
+        size = affinity.keys[..., 0].numel() + 2 * states[:, :, 0].numel()
+        parts = slices(height * width, size, hidden_states.device)
+        # Without gradient in place: of a large photo with many labels these are the largest states.
+        into = None if torch.is_grad_enabled() else states
+        return concatenate(map(mix, parts), height * width, dim=2, into=into).unflatten(2, (height, width))
+
+    def _mix_neighbours(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Each label on its own; the shape of `hidden_states`."""
         maps = hidden_states.flatten(0, 1).permute(0, 3, 1, 2)
-        mixed = self.norm(self.depthwise(maps).permute(0, 2, 3, 1)).unflatten(0, batch_and_labels)
-        mixed = mixed + self.attended(self._attend(mixed, affinity))
+        return self.norm(self.depthwise(maps).permute(0, 2, 3, 1)).unflatten(0, hidden_states.shape[:2])
+
+    def _values(self, mixed: torch.Tensor) -> torch.Tensor:
+        """What is attended to, all labels side by side: (batch, num_heads, number of cells, labels * channels)."""
+        values = self.values(average_pool(mixed.flatten(0, 1), PatAffinity.key_stride))
+        by_head = values.flatten(1, 2).unflatten(0, mixed.shape[:2]).unflatten(-1, (self.num_heads, -1))
+        return by_head.permute(0, 3, 2, 1, 4).flatten(3)
+
+    def _mix_places(self, mixed: torch.Tensor, attended: torch.Tensor, guidance: torch.Tensor | None) -> torch.Tensor:
+        """Attention's result, then over labels, then over channels, for some places: (batch, labels, places, ...)."""
+        attended = attended.unflatten(3, (mixed.shape[1], -1)).permute(0, 3, 2, 1, 4).flatten(3)
+        mixed = mixed + self.attended(attended)
         # The maximum, unlike the mean, does not fade as the label list grows; both are exact under any label order.
         over_labels = torch.cat([mixed.amax(dim=1, keepdim=True), mixed.mean(dim=1, keepdim=True)], dim=-1)
         shared = self.exchange(over_labels)
         if guidance is not None:
-            shared = shared + guidance[:, None]
-        return hidden_states + self.contract(F.relu(self.expand(mixed + shared), inplace=True))
-
-    def _attend(self, hidden_states: torch.Tensor, affinity: list[torch.Tensor]) -> torch.Tensor:
-        """One product per head, with the values of all labels side by side."""
-        batch_and_labels, (height, width, channels) = hidden_states.shape[:2], hidden_states.shape[2:]
-        values = self.values(average_pool(hidden_states.flatten(0, 1), PatAffinity.key_stride))
-        by_head = values.flatten(1, 2).unflatten(0, batch_and_labels).unflatten(-1, (self.num_heads, -1))
-        by_head = by_head.permute(0, 3, 2, 1, 4).flatten(3)
-        attended = torch.stack(
-            [weights @ own for weights, own in zip(affinity, by_head.unbind(1), strict=True)], dim=1
-        )
-        attended = attended.unflatten(3, (batch_and_labels[1], -1)).permute(0, 3, 2, 1, 4)
-        return attended.reshape(*batch_and_labels, height, width, channels)
+            shared = shared + guidance
+        return self.contract(F.relu(self.expand(mixed + shared), inplace=True))
 
 
 class PatUpsampler(nn.Module):
@@ -121,7 +81,7 @@ class PatUpsampler(nn.Module):
 
     def __init__(self, config: PatConfig):
         super().__init__()
-        channels = config.segmenter_channels // 2
+        self.channels = channels = config.segmenter_channels // 2
         self.factor = config.cells_per_patch
         self.project = nn.Linear(config.segmenter_channels, channels)
         self.skip = nn.Conv2d(1, channels, 5, padding=2)
@@ -168,7 +128,6 @@ class PatSegmenter(nn.Module):
 
     # Brings differences of similarities to the order of 1 (our choice).
     similarity_scale = 5.0
-    labels_upsampled = 8
 
     def __init__(self, config: PatConfig):
         super().__init__()
@@ -221,8 +180,8 @@ class PatSegmenter(nn.Module):
         chosen = coarse.amax(dim=(2, 3)).topk(refined_labels, dim=1).indices[:, :, None, None]
         coarse = coarse.gather(1, chosen.expand(-1, -1, *coarse.shape[2:]))
         index = chosen.expand(-1, -1, *fine.shape[2:])
-        wanted, logits = fine.gather(1, index), logit_scale.float() * fine
-        del fine  # as large as the logits
+        wanted = fine.gather(1, index)
+        logits = fine.mul_(logit_scale.float())
         refined = logits.gather(1, index) + self._corrections(dense_embeds, coarse, wanted, guidance)
         return logits.clamp_(max=refined.amin(1, keepdim=True)).scatter_(1, index, refined)
 
@@ -232,35 +191,39 @@ class PatSegmenter(nn.Module):
         """Cosines of patches and words, on the grid of the patches and on that of the logits, in float32."""
         # Half precision would round away small differences.
         with torch.autocast(dense_embeds.device.type, enabled=False):
-            words = text_embeds.float().T
-            coarse = (dense_embeds.float() @ words).permute(0, 3, 1, 2)
+            words = text_embeds.float()
+            coarse = (dense_embeds.float() @ words.T).permute(0, 3, 1, 2)
             fine = upsample(coarse, self.factor)
             if guidance is not None and guidance.residual is not None:
-                added = (guidance.residual.float() @ words).permute(0, 3, 1, 2)
-                coarse, fine = coarse + F.avg_pool2d(added, self.factor), fine + added
+                residual = guidance.residual.float()
+                coarse = coarse + (average_pool(residual, self.factor) @ words.T).permute(0, 3, 1, 2)
+                # In place: for many labels these are the largest tensors.
+                each = words.expand(residual.shape[0], -1, -1)
+                fine = fine.flatten(2).baddbmm_(each, residual.flatten(1, 2).mT).unflatten(2, residual.shape[1:3])
         return coarse, fine
 
     def _corrections(
         self, dense_embeds: torch.Tensor, coarse: torch.Tensor, fine: torch.Tensor, guidance: Guidance | None
     ) -> torch.Tensor:
         """What to add to the logits (batch, num_labels, rows, columns) of the labels whose similarities are given."""
-        batch_and_labels = coarse.shape[:2]
-        maps = torch.stack([coarse, _relative(coarse)], dim=2).flatten(0, 1) * self.similarity_scale
-        hidden_states = self.stem(maps.to(self.stem.weight.dtype)).permute(0, 2, 3, 1).unflatten(0, batch_and_labels)
+        maps = torch.stack([coarse, _relative(coarse)], dim=2) * self.similarity_scale
+        hidden_states = in_parts(self._start, maps.to(self.stem.weight.dtype), 1, growth=self.stem.out_channels / 2)
         shared = self.project(dense_embeds)
         if guidance is not None:
             shared = shared + guidance.start
-        hidden_states = hidden_states + shared[:, None]
+        hidden_states += shared[:, None]
         affinity = self.affinity(dense_embeds, None if guidance is None else guidance.affinity)
         for number, block in enumerate(self.blocks):
             hidden_states = block(hidden_states, affinity, None if guidance is None else guidance.blocks[number])
         fine = _relative(fine) * self.similarity_scale
-        # Labels don't meet on the way up: without gradient, a few at a time bound the memory of large photos.
-        whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
-        at_a_time = fine.shape[1] if whole else self.labels_upsampled
         added = None if guidance is None else guidance.upsampler
-        parts = zip(hidden_states.split(at_a_time, dim=1), fine.split(at_a_time, dim=1), strict=True)
-        return torch.cat([self.upsampler(states, similarities, added) for states, similarities in parts], dim=1)
+        parts = slices(fine.shape[1], 2 * fine[:, 0].numel() * self.upsampler.channels, fine.device)
+        corrections = (self.upsampler(hidden_states[:, part], fine[:, part], added) for part in parts)
+        return concatenate(corrections, fine.shape[1], dim=1)
+
+    def _start(self, maps: torch.Tensor) -> torch.Tensor:
+        """Each label on its own: (batch, num_labels, 2, height, width) to (..., height, width, segmenter_channels)."""
+        return self.stem(maps.flatten(0, 1)).permute(0, 2, 3, 1).unflatten(0, maps.shape[:2])
 
 
 def _relative(similarities: torch.Tensor) -> torch.Tensor:
