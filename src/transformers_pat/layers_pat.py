@@ -10,8 +10,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_pat import PatConfig
 
-# Of a part's largest tensor, see `slices`: 2 MB in float32.
-NUMBERS_IN_CACHE = 2**19
+# Of a part's largest tensor, see `slices`: 4 MB in float32 (our choice).
+NUMBERS_IN_CACHE = 2**20
 
 
 class ZeroLinear(nn.Linear):
@@ -91,7 +91,8 @@ def slices(count: int, size: int, device: torch.device) -> list[slice]:
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or device.type != "cpu":
         return [slice(None)]
-    step = max(1, NUMBERS_IN_CACHE // size)
+    parts = min(count, -(-count * size // NUMBERS_IN_CACHE))
+    step = -(-count // parts)
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
