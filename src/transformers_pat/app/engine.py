@@ -73,14 +73,14 @@ class Engine:
         if path is None:
             raise ValueError("choose a photo first")
         try:
-            with Image.open(path) as opened:
-                width, height = opened.size
+            opened = Image.open(path)  # once: what is checked is what is shown
         except Exception:  # a damaged file makes Pillow raise nearly anything
             raise ValueError("this file is no photo that can be read: try a JPEG or PNG") from None
-        if width * height > self.megapixels * 1_000_000:
-            size = f"{width * height / 1e6:.0f} megapixels"
-            raise ValueError(f"this photo has {size}; {self.megapixels} is the most here")
-        photo = to_rgb(load_photo(path))
+        with opened:
+            if opened.width * opened.height > self.megapixels * 1_000_000:
+                size = f"{opened.width * opened.height / 1e6:.0f} megapixels"
+                raise ValueError(f"this photo has {size}; {self.megapixels} is the most here")
+            photo = to_rgb(load_photo(opened))
         scale = (MOST_PIXELS_SHOWN / (photo.width * photo.height)) ** 0.5
         if scale < 1:
             photo = photo.resize((max(1, round(photo.width * scale)), max(1, round(photo.height * scale))))
@@ -127,7 +127,8 @@ class Engine:
         """The code of a level at a place, `x` and `y` from 0 to 1."""
         stored, _ = tokenize_one(photo, self.model.pat, self.processor)
         codes = stored.codes[level]
-        index = int(codes[int(y * codes.shape[0]), int(x * codes.shape[1])])
+        row, column = (min(int(at * side), side - 1) for at, side in zip((y, x), codes.shape, strict=True))
+        index = int(codes[row, column])
         words = default_words()
         embeds = self.model.get_text_embeds(words, self.processor)
         tables = CodeTables.fit(self.model.pat, describe(self.model.pat, self.name), [stored])
