@@ -397,14 +397,15 @@ class PatForSemanticSegmentation(TextEmbeddingMixin, PatPreTrainedModel):
         features = self.pat.extract_features(pixel_values, has_labels, output_hidden_states, output_attentions)
         # The codes, which the baseline needs for the tokenizer's loss alone.
         pyramid = self.pat.tokenize(features) if config.token_guidance or has_labels else None
-        if not has_labels:
-            features.taps.clear()  # of a large photo they are large
         # What the shared decoder makes of all levels guides the segmenter; its gradient stops at the codes.
         tokens = None
         if config.token_guidance and pyramid is not None:
             coupled = config.segmentation_updates_codes
             tokens = self.pat.decoder([level if coupled else level.detach() for level in pyramid.vectors])
         guidance = self.segmenter.guide(tokens, features.dense_embeds)
+        if not has_labels:  # those of a large photo are large, and the loss alone needs them again
+            features.taps.clear()
+            tokens = None
         logits = self._segment(features.dense_embeds, text_embeds, guidance, size)
         # The loss: segmentation of the image, the same from its codes alone, the residual's, the tokenizer's own.
         losses: dict[str, torch.Tensor] = {}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
+from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor, layers_pat
 
 ROOT = Path(__file__).parents[2]
 LABELS = ["sky", "building", "tree;bush", "cat"]
@@ -56,6 +56,21 @@ def logits(model, pixel_values, text_embeds):
 def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
     """Share of places with the same best label."""
     return (one.argmax(1) == other.argmax(1)).float().mean().item()
+
+
+@pytest.mark.parametrize("num_labels", [3, 60])  # 60 are more than are refined
+def test_parts(model, pixel_values, monkeypatch, num_labels):
+    """Without gradient, a CPU computes part by part."""
+    words = torch.nn.functional.normalize(torch.randn(num_labels, model.config.projection_dim), dim=-1)
+    batch = torch.stack([pixel_values["noise"][0], -pixel_values["noise"][0]])
+    whole = model(batch, text_embeds=words)
+    monkeypatch.setattr(layers_pat, "NUMBERS_IN_CACHE", 20_000)
+    with torch.no_grad():
+        parts = model(batch, text_embeds=words)
+        from_codes = model.segment_codes(parts.codes, words)
+    assert all(torch.equal(one, other) for one, other in zip(whole.codes, parts.codes, strict=True))
+    torch.testing.assert_close(parts.logits, whole.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(from_codes, model.segment_codes(whole.codes, words), atol=1e-4, rtol=1e-4)
 
 
 def test_logits_are_those_of_the_table(logits):
