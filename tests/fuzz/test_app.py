@@ -39,7 +39,8 @@ def test_bytes_of_a_photo(engine, folder, ending, data):
     path.write_bytes(data.draw(damaged(path.read_bytes())))
     with one_line():
         opened = engine.open(path)
-        assert opened.mode == "RGB" and opened.width * opened.height <= 2_010_000
+        assert opened.mode == "RGB"
+        assert opened.width * opened.height <= 2_000_000 or min(opened.size) == 1
 
 
 @FUZZ

@@ -83,7 +83,7 @@ class Engine:
             photo = to_rgb(load_photo(opened))
         scale = (MOST_PIXELS_SHOWN / (photo.width * photo.height)) ** 0.5
         if scale < 1:
-            photo = photo.resize((max(1, round(photo.width * scale)), max(1, round(photo.height * scale))))
+            photo = photo.resize((max(1, int(photo.width * scale)), max(1, int(photo.height * scale))))
         return photo
 
     def read_words(self, text: str) -> list[str]:
