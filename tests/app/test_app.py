@@ -111,6 +111,7 @@ def test_words_become_masks_that_are_switched_faded_and_named(visit, engine):
     expected = engine.segment(photo, ["sky", "building", "tree;bush"], None)
     shares = {region.label.split(";")[0]: round(region.share * 100) for region in expected.regions}
     order = sorted(shares, key=shares.get, reverse=True)
+    page.wait_for_function(f"document.querySelectorAll('#masks .chip').length == {len(order)}")
     assert chips(page) == [f"{name}{shares[name]} %" for name in order]
 
     with_all = pixels(page)
