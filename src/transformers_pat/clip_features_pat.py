@@ -119,6 +119,7 @@ def _run_block(
     block: nn.Module, hidden_states: torch.Tensor, attentions: list[torch.Tensor | None] | None
 ) -> torch.Tensor:
     """One block of CLIP; appends its attention weights to `attentions`, which the block itself does not return."""
+    # On an accelerator as a whole: accelerate's hooks may sit on the block.
     if attentions is None and hidden_states.device.type != "cpu":
         return block(hidden_states, None)
     attended, weights = block.self_attn(block.layer_norm1(hidden_states), None)

@@ -81,7 +81,7 @@ class PatUpsampler(nn.Module):
 
     def __init__(self, config: PatConfig):
         super().__init__()
-        self.channels = channels = config.segmenter_channels // 2
+        channels = config.segmenter_channels // 2
         self.factor = config.cells_per_patch
         self.project = nn.Linear(config.segmenter_channels, channels)
         self.skip = nn.Conv2d(1, channels, 5, padding=2)
@@ -217,7 +217,7 @@ class PatSegmenter(nn.Module):
             hidden_states = block(hidden_states, affinity, None if guidance is None else guidance.blocks[number])
         fine = _relative(fine) * self.similarity_scale
         added = None if guidance is None else guidance.upsampler
-        parts = slices(fine.shape[1], 2 * fine[:, 0].numel() * self.upsampler.channels, fine.device)
+        parts = slices(fine.shape[1], 2 * fine[:, 0].numel() * self.upsampler.out.in_features, fine.device)
         corrections = (self.upsampler(hidden_states[:, part], fine[:, part], added) for part in parts)
         return concatenate(corrections, fine.shape[1], dim=1)
 

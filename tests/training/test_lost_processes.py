@@ -16,8 +16,8 @@ def test_a_killed_loader(workplace, tmp_path):
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 1, errors[-3000:]
     # Somewhere: the progress bar may be drawn once more, and torch at times reports the same in a `__del__`.
-    told = "error: a process that loads data was killed, perhaps for want of memory: the same command with --resume"
-    assert told in errors, errors[-3000:]
+    told = "error: a process that loads data was killed, perhaps for want of memory: the same command with"
+    assert f"{told} --resume continues from" in errors, errors[-3000:]
     succeed(workplace, tmp_path, "--resume", "--max_steps", steps(tmp_path)[-1] + 2)
 
 
