@@ -16,6 +16,7 @@ WORDS = "sky, building, tree, water"
 
 
 def main() -> None:
+    """Open the app with an example photo, find words in it, and save what the window shows."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         assert CliRunner().invoke(app, ["tokenize", str(PHOTOS), "--output", f"{folder}/tokens"]).exit_code == 0
         page = build_page(Engine("pat-nano", f"{folder}/tokens"))
