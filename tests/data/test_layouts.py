@@ -295,3 +295,17 @@ def test_photos_are_copied_as_they_are_or_saved_upright(tmp_path, ending, orient
     assert (copy.read_bytes() == path.read_bytes()) == (ending == "jpg" and orientation == 1)
     writer.close()
     assert yaml.safe_load((tmp_path / "set" / "data.yaml").read_text())["names"] == {0: "sky"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "advice"),
+    [
+        ("annotations.xml", "<annotations><version>1.1</version></annotations>", 'CVAT.* export "Segmentation mask'),
+        ("project-1.json", '[{"annotations": [{"result": []}], "data": {"image": "a.jpg"}}]', 'Label Studio.*"COCO"'),
+    ],
+)
+def test_a_tools_own_form_is_answered_with_what_to_export(tmp_path, name, text, advice):
+    save_photos(tmp_path / "images", 1)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=advice):
+        FolderDataset(tmp_path, "train")

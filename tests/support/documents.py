@@ -14,6 +14,12 @@ def python_blocks(document: Path) -> list[tuple[str, str]]:
     return [(before, textwrap.dedent(code)) for before, _, code in found]
 
 
+def command_lines(document: Path) -> list[str]:
+    """The lines of all bash blocks, continued ones as one."""
+    found = re.findall(r"```bash\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return "\n".join(found).replace("\\\n", " ").splitlines()
+
+
 def links(document: Path) -> list[str]:
     """Targets of all links and pictures, outside of code."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)

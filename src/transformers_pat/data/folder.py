@@ -77,7 +77,23 @@ def read_layout(folder: Path, ignore_index: int = IGNORE_INDEX) -> Layout:
         return read_voc(folder, ignore_index)
     if not (folder / "masks").is_dir() and (files := find_coco(folder)):
         return read_coco(folder, files)
+    if not (folder / "masks").is_dir() and (advice := advise_export(folder)):
+        raise ValueError(f"data folder {str(folder)!r}: {advice}")
     return read_plain(folder, ignore_index)
+
+
+def advise_export(folder: Path) -> str | None:
+    """What to export instead, if a folder holds a labelling tool's own form."""
+    if (folder / "annotations.xml").is_file():
+        return 'annotations.xml is CVAT\'s own form; export "Segmentation mask 1.1" or "COCO 1.0" there instead'
+    for path in sorted(folder.glob("*.json")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if all(f'"{key}"' in text for key in ("annotations", "result", "data")):
+            return (
+                f'{path.name} is Label Studio\'s own form; export "COCO" (for polygons) or "Brush labels to COCO" '
+                "there instead"
+            )
+    return None
 
 
 class PhotoFolder(SegmentationDataset):
