@@ -22,6 +22,7 @@ from .common import (
     read_labels,
     read_names,
     require_archive_extra,
+    writing_to,
 )
 
 if TYPE_CHECKING:
@@ -165,9 +166,10 @@ def query(
     console.print(result_table(found, [*words, *unwanted]))
     if output:
         make_folder(output)
-        write_results(found, [*words, *unwanted], output)
-        if found:
-            draw_sheet(found, searcher, [*words, *unwanted]).save(output / "sheet.jpg", quality=90)
+        with writing_to(output):
+            write_results(found, [*words, *unwanted], output)
+            if found:
+                draw_sheet(found, searcher, [*words, *unwanted]).save(output / "sheet.jpg", quality=90)
         print_line(console, f"results in {output}")
 
 

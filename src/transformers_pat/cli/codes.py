@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import ModelName, console, fail, load, make_folder, print_line, read_labels, require_archive_extra
+from .common import (
+    ModelName,
+    console,
+    fail,
+    load,
+    make_folder,
+    print_line,
+    read_labels,
+    require_archive_extra,
+    writing_to,
+)
 from .jobs import check_archives, plan_jobs
 
 if TYPE_CHECKING:
@@ -52,6 +62,7 @@ def codes(
     words = read_labels(labels) if labels else default_words()
     segmenter, processor = load(lambda: load_checkpoint(PatForSemanticSegmentation, model))
     check_archives(jobs, segmenter.pat)
+    make_folder(output)
     photos: list[TokenizedPhoto] = []
     pictures: list[Image] = []
     for (job,) in jobs.batches(1):
@@ -64,16 +75,16 @@ def codes(
         fail("no photo could be read", code=1)
     text_embeds = load(lambda: segmenter.get_text_embeds(words, processor)).detach()
     tables = CodeTables.fit(segmenter.pat, describe(segmenter.pat, model), photos)
-    make_folder(output)
     for level in range(segmenter.config.num_levels):
         shown = frequent_codes(level, photos, pictures, tables, text_embeds, words, count)
         rows = [
             (f"code {code.index}: {format_share(code.share)} of the cells; {', '.join(code.words)}", code.patches)
             for code in shown
         ]
-        contact_sheet(rows).save(output / f"level_{level + 1}.jpg", quality=90)
         maps = [draw_map(photos[one], pictures[one], level, shown) for one in most_of(shown, level, photos)]
-        contact_sheet([(f"level {level + 1}", maps)]).save(output / f"level_{level + 1}_where.jpg", quality=90)
+        with writing_to(output):
+            contact_sheet(rows).save(output / f"level_{level + 1}.jpg", quality=90)
+            contact_sheet([(f"level {level + 1}", maps)]).save(output / f"level_{level + 1}_where.jpg", quality=90)
         print_line(console, f"level {level + 1}: {output}/level_{level + 1}.jpg and level_{level + 1}_where.jpg")
     jobs.finish(output)
 

@@ -161,6 +161,15 @@ def make_folder(output: Path) -> None:
         fail(f"can't make the folder {output}: {error.strerror}")
 
 
+@contextmanager
+def writing_to(output: Path) -> Iterator[None]:
+    """End the command with one line and exit code 1 if something can't be written, such as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        fail(f"can't write to {output}: {error}", code=1)
+
+
 def print_line(target: Console, text: str) -> None:
     """One line, whatever the width of the terminal."""
     target.print(" ".join(text.split()), soft_wrap=True, markup=False, highlight=False)
