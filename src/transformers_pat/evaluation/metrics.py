@@ -57,21 +57,23 @@ class SegmentationMetric:
         """
         if prediction.shape != labels.shape:
             raise ValueError(f"prediction is {tuple(prediction.shape)} but labels are {tuple(labels.shape)}.")
-        # One more row and column count the ids that are not classes.
-        size = self.num_labels + 1
+        # The first and the last row and column count ids below and above those of the classes.
+        size = self.num_labels + 2
         pairs = torch.empty(
             labels.numel(), dtype=torch.int16 if size**2 <= 2**15 else torch.int32, device=labels.device
         )
         blocks = [tensor.flatten().split(BLOCK_PIXELS) for tensor in (labels, prediction, pairs)]
-        lowest, ignored = 0, 0
+        ignored = 0
         for truth, guess, block_pairs in zip(*blocks, strict=True):
             truth, guess = _to_signed(truth), _to_signed(guess)
-            lowest = min(lowest, int(truth.min()), int(guess.min()))
             ignored += truth.numel() - int((truth - self.ignore_index).count_nonzero())
-            torch.add(guess.clamp(max=size - 1), truth.clamp(max=size - 1), alpha=size, out=block_pairs)
-        if lowest < 0:
-            raise ValueError(f"prediction or labels hold id {lowest}; ids start at 0.")
+            truth, guess = (ids.clamp(-1, self.num_labels).to(pairs.dtype) for ids in (truth, guess))
+            torch.add(guess, truth, alpha=size, out=block_pairs).add_(size + 1)
         counts = torch.bincount(pairs, minlength=size**2).view(size, size).cpu()
+        if counts[0].any() or counts[:, 0].any():
+            lowest = min(int(labels.min()), int(prediction.min()))
+            raise ValueError(f"prediction or labels hold id {lowest}; ids start at 0.")
+        counts = counts[1:, 1:]
         if self.ignore_index < self.num_labels:
             counts[self.ignore_index], ignored = 0, 0
         allowed = f"0 to {self.num_labels - 1}"
