@@ -49,9 +49,10 @@ def test_the_first_page(monkeypatch, capsys):
 def test_archives(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     run_command("tokenize", PHOTO.parent, "--output", "archive")
+    Path("places.csv").write_text(f"source,place\n{PHOTO},Beijing\n")
     found = run_blocks(ROOT / "docs" / "archive.md")
     assert len(found["archive"]) == len(list(PHOTO.parent.glob("*.jpg")))
-    assert "count_star" in capsys.readouterr().out
+    assert "Beijing" in capsys.readouterr().out
 
 
 def test_onnx(monkeypatch, tmp_path):
