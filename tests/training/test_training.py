@@ -21,7 +21,7 @@ from ..support.data import write_set
 from ..support.tiny import save_tiny_checkpoint
 from ..support.training import ENVIRONMENT, command, kill_with_children, refused, succeed
 
-# A thorough run, as before a release: PAT_TEST_KILLS=20 pytest tests/test_training.py -k kill
+# A thorough run, as before a release: PAT_TEST_KILLS=20 pytest tests/training -k kill
 KILLS = int(os.environ.get("PAT_TEST_KILLS", "2"))
 
 

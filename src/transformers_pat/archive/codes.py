@@ -15,6 +15,7 @@ from ..reconstruction import to_image
 from .pictures import show_photo
 from .shards import TokenizedPhoto
 from .tables import CodeTables
+from .tokenizing import ReadPhoto, encode_photos
 
 PATCH_SIDE = 64
 
@@ -31,12 +32,9 @@ def tokenize_one(
     """A photo's codes, and what it looks like at the model's size."""
     if isinstance(photo, TokenizedPhoto):
         return photo, show_photo(photo, model, processor)
-    pixel_values = processor(images=[photo], return_tensors="pt")["pixel_values"]
-    levels = tuple(level[0].cpu().numpy() for level in model.encode(pixel_values.to(model.device)).codes)
-    patch_size = model.config.vision_config.patch_size
-    patch_grid = (-(-pixel_values.shape[2] // patch_size), -(-pixel_values.shape[3] // patch_size))
-    stored = TokenizedPhoto("", b"", *photo.size, patch_size, patch_grid, levels)
-    return stored, to_image(pixel_values[0], processor)
+    pixel_values = processor(images=[photo], return_tensors="pt")["pixel_values"][0]
+    (stored,) = encode_photos(model, [ReadPhoto("", b"", photo.size, pixel_values)])
+    return stored, to_image(pixel_values, processor)
 
 
 @dataclass

@@ -159,16 +159,30 @@ class Tokenizer:
             return Rejected(source, str(error).splitlines()[0])
         return ReadPhoto(source, hashlib.sha256(content).digest(), photo.size, pixel_values)
 
-    @torch.inference_mode()
     def _encode(self, group: list[tuple[int, ReadPhoto]]) -> Iterator[tuple[int, TokenizedPhoto]]:
         """Photos of one size."""
-        pixel_values = torch.stack([photo.pixel_values for _, photo in group]).to(self.model.device)
-        codes = [level.cpu().numpy() for level in self.model.encode(pixel_values).codes]
-        patch_size = self.model.config.vision_config.patch_size
-        rows, columns = (-(-side // patch_size) for side in pixel_values.shape[-2:])
-        for row, (index, photo) in enumerate(group):
-            of_photo = tuple(level[row] for level in codes)
-            yield index, TokenizedPhoto(photo.source, photo.sha256, *photo.size, patch_size, (rows, columns), of_photo)
+        numbers, photos = zip(*group, strict=True)
+        return zip(numbers, encode_photos(self.model, photos), strict=True)
+
+
+@torch.inference_mode()
+def encode_photos(model: PatModel, photos: Sequence[ReadPhoto]) -> list[TokenizedPhoto]:
+    """The codes of photos whose `pixel_values` have one size."""
+    pixel_values = torch.stack([photo.pixel_values for photo in photos]).to(model.device)
+    levels = [level.cpu().numpy() for level in model.encode(pixel_values).codes]
+    patch_size = model.config.vision_config.patch_size
+    rows, columns = (-(-side // patch_size) for side in pixel_values.shape[-2:])
+    return [
+        TokenizedPhoto(
+            photo.source,
+            photo.sha256,
+            *photo.size,
+            patch_size,
+            (rows, columns),
+            tuple(level[row] for level in levels),
+        )
+        for row, photo in enumerate(photos)
+    ]
 
 
 def tokenize(archive: TokenArchive, tokenizer: Tokenizer, parts: Sequence[Part], progress: bool = True) -> None:

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from ..image_io_pat import MOST_PIXELS
 from ..prompts_pat import BACKGROUND
 from .base import BadSampleError
 from .layouts import Layout, is_photo
 
 KEYS = {"images", "annotations", "categories"}
-# Of one photo: what Pillow takes for a decompression bomb.
-MOST_PIXELS = 179_000_000
 SPLIT_NAMES = {"valid": "val", "validation": "val"}
 
 
