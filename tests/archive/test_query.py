@@ -1,15 +1,22 @@
 """Searching an archive by words."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from transformers_pat import PatForSemanticSegmentation
 from transformers_pat.archive import ArchiveError, Query, Searcher, TokenArchive
+from transformers_pat.archive.context import NUM_WORDS
 from transformers_pat.archive.tables import CodeTables, cells_of_patches
 from transformers_pat.archive.tokenizing import Tokenizer, describe, plan, tokenize
+from transformers_pat.loading import load_checkpoint
 
+from ..support.documents import ROOT
 from ..support.tiny import photo, tiny_model, tiny_processor
 
+EXAMPLES = ROOT / "examples" / "photos"
 WORDS = ["road", "tree;bush", "car"]
 
 
@@ -62,9 +69,8 @@ def test_tables_add_up_to_what_they_were_fitted_to(archive, model):
 def test_the_exact_score_is_that_of_the_masks(searcher, archive, model):
     found = searcher(Query(["road", "car"], min_share=0.0, top=100))
     assert len(found) == 12 and [one.score for one in found] == sorted((one.score for one in found), reverse=True)
-    text_embeds = model.add_background(model.get_text_embeds(["road", "car"], tiny_processor()))
     with torch.no_grad():
-        logits = searcher.segment(found[0].photo, text_embeds)[0]
+        logits = searcher.segment(found[0].photo, searcher.text_embeds(["road", "car"]))[0]
     assert found[0].score == pytest.approx(float(logits.softmax(0).mean((1, 2))[:2].max()), abs=1e-6)
     assert found[0].shares["road"] == pytest.approx(float((logits.argmax(0) == 0).float().mean()))
 
@@ -111,3 +117,27 @@ def test_an_empty_archive(tmp_path, model):
 def test_queries_that_make_no_sense(fields, message):
     with pytest.raises(ValueError, match=message):
         Query(**fields)
+
+
+@pytest.fixture(scope="module")
+def searched_photos(tmp_path_factory):
+    """The example photos, searched with pat-nano."""
+    model, processor = load_checkpoint(PatForSemanticSegmentation, "pat-nano")
+    archive = TokenArchive.create(tmp_path_factory.mktemp("examples") / "archive", describe(model.pat, "pat-nano"))
+    sources = [str(path) for path in sorted(EXAMPLES.glob("*.jpg"))]
+    tokenize(archive, Tokenizer(model.pat, processor.image_processor), plan(archive, sources), progress=False)
+    return Searcher(archive, model, processor)
+
+
+def test_a_single_word_competes_with_what_else_the_photos_show(searched_photos):
+    for word, photo_name in (("cat", "cat.jpg"), ("building", "china.jpg")):
+        found = searched_photos(Query([word], min_share=0.0))
+        assert Path(found[0].photo.source).name == photo_name
+        assert found[0].shares[word] < 0.9 and found[1].score < 0.1 * found[0].score
+
+
+def test_words_of_the_same_meaning_do_not_compete(searched_photos):
+    context, model, processor = searched_photos.context, searched_photos.model, searched_photos.processor
+    assert len(context.beside(model.get_text_embeds(["spaceship"], processor))) == NUM_WORDS
+    for word in ("cat", "kitten"):
+        assert len(context.beside(model.get_text_embeds([word], processor))) < NUM_WORDS, word

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from ..archive.archive import TokenArchive
-from ..archive.codes import default_words, nearest_words, spread, tokenize_one
+from ..archive.codes import nearest_words, spread, tokenize_one
+from ..archive.context import common_words
 from ..archive.query import Query
 from ..archive.search import Found, Searcher
 from ..archive.tables import CodeTables
@@ -129,7 +130,7 @@ class Engine:
         codes = stored.codes[level]
         row, column = (min(int(at * side), side - 1) for at, side in zip((y, x), codes.shape, strict=True))
         index = int(codes[row, column])
-        words = default_words()
+        words = common_words()
         embeds = self.model.get_text_embeds(words, self.processor)
         tables = CodeTables.fit(self.model.pat, describe(self.model.pat, self.name), [stored])
         cells = spread(codes == index, (photo.height, photo.width))

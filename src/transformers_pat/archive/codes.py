@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.benchmark import read_class_list
-from ..data.catalogue import BENCHMARKS
 from ..modeling_pat import PatModel
 from ..processing_pat import PatProcessor
 from ..reconstruction import to_image
@@ -18,11 +16,6 @@ from .tables import CodeTables
 from .tokenizing import ReadPhoto, encode_photos
 
 PATCH_SIDE = 64
-
-
-def default_words() -> list[str]:
-    """Words to compare codes with: the names of COCO-Stuff's classes."""
-    return [row["name"] for row in read_class_list(BENCHMARKS["coco_stuff_171"].classes)]
 
 
 @torch.inference_mode()

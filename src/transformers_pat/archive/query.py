@@ -83,7 +83,7 @@ class ShardRanker:
     Args:
         query: What to look for.
         tables: The tables of the archive.
-        scores: Those of the query's words and of the learned background, see [`CodeTables.scores`].
+        scores: Those of the query's words and of what competes with them, see [`CodeTables.scores`].
         logit_scale: Factor of similarities before the softmax.
         count: How many photos to return per shard.
     """
@@ -108,6 +108,7 @@ class ShardRanker:
             ArchiveError: If the shard is damaged.
         """
         table, levels = archive.read(shard), range(len(archive.info.bits))
+        num_words = len(self.query.words) + len(self.query.without)
         heights, widths = (table.column(name).to_numpy() for name in ("grid_height", "grid_width"))
         columns = [table.column(f"codes_{level}").to_pylist() for level in levels]
         found: list[Candidate] = []
@@ -120,7 +121,7 @@ class ShardRanker:
                 codes = [torch.from_numpy(level.astype(np.int32)) for level in unpacked]
                 scores = self.tables.patch_scores(codes, self.scores, patch_grid).mul_(self.logit_scale)
                 # A softmax over few words is six times as fast over the first dimension as over the last.
-                places = scores.flatten(0, 1).T.contiguous().softmax(0)[:-1]
+                places = scores.flatten(0, 1).T.contiguous().softmax(0)[:num_words]
                 probability = places.unflatten(1, (len(part), -1)).mean(-1).T
                 ranks = self.query.rank(probability.numpy()).tolist()
                 found += [(rank, -number, -row) for rank, row in zip(ranks, part, strict=True)]

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..modeling_pat import PatForSemanticSegmentation
 from ..processing_pat import PatProcessor
 from .archive import TokenArchive
+from .context import Context
 from .query import Candidate, Query, ShardRanker
 from .shards import TokenizedPhoto, to_photos
 from .tables import CodeTables
@@ -39,7 +40,10 @@ class Found:
 
 class Searcher:
     """
-    Searches an archive. What is not one of a query's words competes with them as the model's learned background.
+    Searches an archive.
+
+    A query's words compete for every place with each other, with common words that the archive's photos show
+    ([`Context`]) and with the model's learned background.
 
     Args:
         archive: The archive.
@@ -56,7 +60,9 @@ class Searcher:
     ):
         archive.require(describe(model.pat, "the given checkpoint"))
         self.archive, self.model, self.processor, self.workers = archive, model, processor, workers
-        self.tables = CodeTables.fit(model.pat, archive.info, self._sample())
+        sample = list(self._sample())
+        self.tables = CodeTables.fit(model.pat, archive.info, sample)
+        self.context = Context.find(model, processor, self.tables, sample)
 
     def _sample(self) -> Iterator[TokenizedPhoto]:
         """Photos from shards spread over the archive."""
@@ -94,7 +100,8 @@ class Searcher:
     @torch.inference_mode()
     def exact(self, best: list[Candidate], query: Query) -> list[Found]:
         """The candidates that match by what `segment_codes` says of them, best first."""
-        shards, text_embeds = self.archive.shards(), self.text_embeds([*query.words, *query.without])
+        words = [*query.words, *query.without]
+        shards, text_embeds = self.archive.shards(), self.text_embeds(words)
         by_shard: dict[int, list[int]] = {}
         for _, number, row in best:
             by_shard.setdefault(-number, []).append(-row)
@@ -103,16 +110,17 @@ class Searcher:
             table = self.archive.read(shards[number])
             for row, photo in zip(rows, to_photos(table.take(rows), self.archive.info), strict=True):
                 places = self.segment(photo, text_embeds)[0].flatten(1).T
-                share = torch.bincount(places.argmax(1), minlength=places.shape[1])[:-1] / len(places)
-                score = query.score(places.softmax(1).mean(0)[:-1].numpy(), share.numpy())
+                share = torch.bincount(places.argmax(1), minlength=places.shape[1])[: len(words)] / len(places)
+                score = query.score(places.softmax(1).mean(0)[: len(words)].numpy(), share.numpy())
                 if score is not None:
-                    shares = dict(zip([*query.words, *query.without], share.tolist(), strict=True))
+                    shares = dict(zip(words, share.tolist(), strict=True))
                     found.append((score, -number, -row, Found(photo, score, shares)))
         return [one[-1] for one in sorted(found, key=lambda one: one[:3], reverse=True)]
 
     def text_embeds(self, words: list[str]) -> torch.Tensor:
-        """Embeddings of words and of the learned background, (num_words + 1, projection_dim)."""
-        return self.model.add_background(self.model.get_text_embeds(words, self.processor))
+        """Embeddings of words and then of all that competes with them, (num_words and more, projection_dim)."""
+        embeds = self.model.get_text_embeds(words, self.processor)
+        return self.model.add_background(torch.cat([embeds, self.context.beside(embeds)]))
 
     def segment(self, photo: TokenizedPhoto, text_embeds: torch.Tensor) -> torch.Tensor:
         """Logits (1, num_labels, rows, columns) of a photo from its codes."""

@@ -16,7 +16,17 @@ from rich.table import Table
 from .. import __version__
 from .archive import query, tokenize, verify
 from .codes import codes
-from .common import ModelName, console, fail, find_images, load, make_folder, read_labels, require_onnx_extra
+from .common import (
+    ModelName,
+    console,
+    fail,
+    find_images,
+    load,
+    make_folder,
+    read_labels,
+    require_onnx_extra,
+    writing_to,
+)
 from .jobs import Job, check_archives, plan_jobs
 from .serve_app import serve_app
 
@@ -163,8 +173,9 @@ def segment(
                 console.print(segmentation_table(job, regions))
                 if as_json:
                     typer.echo(json.dumps(facts, ensure_ascii=False))
-    for writer in writers:
-        writer.close()
+    with writing_to(output):
+        for writer in writers:
+            writer.close()
     jobs.finish(output)
 
 

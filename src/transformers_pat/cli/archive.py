@@ -223,7 +223,7 @@ def draw(one: "Found", searcher: "Searcher", words: list[str], text_embeds: "tor
     with torch.inference_mode():
         logits = searcher.segment(one.photo, text_embeds)[0]
         label_map, _ = segment(logits, (size[1], size[0]), with_scores=True)
-    return overlay(picture.resize(size), label_map, [*words, BACKGROUND])
+    return overlay(picture.resize(size), label_map.clip(max=len(words)), [*words, BACKGROUND])
 
 
 def verify(archive: ArchivePath) -> None:

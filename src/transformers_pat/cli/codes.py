@@ -52,14 +52,15 @@ def codes(
     """
     load(require_archive_extra)
     jobs = plan_jobs(images, output, ("_where.jpg",))
-    from ..archive.codes import default_words, frequent_codes, most_of, tokenize_one
+    from ..archive.codes import frequent_codes, most_of, tokenize_one
+    from ..archive.context import common_words
     from ..archive.tables import CodeTables
     from ..archive.tokenizing import describe
     from ..loading import load_checkpoint
     from ..modeling_pat import PatForSemanticSegmentation
     from ..visualization import contact_sheet, format_share
 
-    words = read_labels(labels) if labels else default_words()
+    words = read_labels(labels) if labels else common_words()
     segmenter, processor = load(lambda: load_checkpoint(PatForSemanticSegmentation, model))
     check_archives(jobs, segmenter.pat)
     make_folder(output)
