@@ -200,13 +200,13 @@ def draw_sheet(found: "list[Found]", searcher: "Searcher", words: list[str]) -> 
 
     text_embeds = searcher.text_embeds(words)
     pictures = [
-        (f"{rank}. {Path(one.photo.source).name}", draw(one, searcher, words, text_embeds))
+        contact_sheet([(f"{rank}. {Path(one.photo.source).name}", [draw(one, searcher, words, text_embeds)])])
         for rank, one in enumerate(found, start=1)
     ]
     rows = []
     for start in range(0, len(pictures), SHEET_COLUMNS):
         part = pictures[start : start + SHEET_COLUMNS]
-        rows.append(("   ".join(name for name, _ in part), [picture for _, picture in part]))
+        rows.append((f"{', '.join(words)}: {start + 1} to {start + len(part)}", part))
     return contact_sheet(rows)
 
 
