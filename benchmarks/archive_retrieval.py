@@ -55,15 +55,21 @@ def main(
     words = [*names, *(f"other {name}" for name in names)][:10]
     ten = searcher.text_embeds(words)
     tables, per_photo = rank_by_tables(searcher, text_embeds, len(names)), time_of_tables(searcher, words)
-    alone = [rank_by_tables(searcher, searcher.text_embeds([name]), 1) for name in names]
-    scores = {way: [] for way in ("tables", "codes", "pixels", "tables, a query per name")}
+    embeds = segmenter.get_text_embeds(names, processor)
+    single = {
+        "tables, a query per name": [searcher.text_embeds([name]) for name in names],
+        "the same without competing words": [segmenter.add_background(embed[None]) for embed in embeds],
+    }
+    ranked = {way: [rank_by_tables(searcher, one, 1) for one in of_names] for way, of_names in single.items()}
+    scores = {way: [] for way in ("tables", "codes", "pixels", *ranked)}
     seconds = {way: [] for way in ("codes", "pixels")}
     right = []
     for index in tqdm(range(0, len(dataset), every)):
         sample = dataset[index]
         photo = stored[sample.file_name]
         scores["tables"].append(tables[photo.source])
-        scores["tables, a query per name"].append(np.concatenate([one[photo.source] for one in alone]))
+        for way, of_names in ranked.items():
+            scores[way].append(np.concatenate([one[photo.source] for one in of_names]))
         right.append([(sample.labels == label).any() for label in range(len(names))])
         pixel_values = processor(images=[sample.image], return_tensors="pt").pixel_values
         scores["codes"].append(presence(searcher.segment(photo, text_embeds)[0], len(names)))
