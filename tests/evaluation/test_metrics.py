@@ -170,3 +170,11 @@ def test_memory_does_not_grow_with_the_number_of_maps():
     after_10, after_1000, after_keeping = map(float, done.stdout.split())
     assert after_1000 - after_10 < 10
     assert after_keeping - after_1000 > 100  # so growth would have shown
+
+
+def test_the_first_id_after_the_classes_may_be_the_one_to_ignore():
+    metric = SegmentationMetric(2, ignore_index=2)
+    metric.update(torch.tensor([0, 1, 1]), torch.tensor([0, 2, 1]))
+    assert metric.confusion.tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(ValueError, match="labels hold other ids than 0 to 1 and 2"):
+        metric.update(torch.tensor([0, 1]), torch.tensor([2, 3]))
