@@ -166,10 +166,11 @@ def query(
     console.print(result_table(found, [*words, *unwanted]))
     if output:
         make_folder(output)
+        sheet = draw_sheet(found, searcher, [*words, *unwanted]) if found else None
         with writing_to(output):
             write_results(found, [*words, *unwanted], output)
-            if found:
-                draw_sheet(found, searcher, [*words, *unwanted]).save(output / "sheet.jpg", quality=90)
+            if sheet:
+                sheet.save(output / "sheet.jpg", quality=90)
         print_line(console, f"results in {output}")
 
 
