@@ -41,7 +41,8 @@ class Affinity:
         Returns:
             (batch, num_heads, number of these patches, any number).
         """
-        distances = (self.patches[part, None] - self.cells).square().sum(-1).sqrt().to(values.dtype)
+        rows, columns = (self.patches[part, None, axis] - self.cells[:, axis] for axis in (0, 1))
+        distances = (rows.square() + columns.square()).sqrt().to(values.dtype)
         scores = self.queries[:, :, part] @ self.keys.mT - self.slope[:, None, None] * distances
         return scores.softmax(-1) @ values
 

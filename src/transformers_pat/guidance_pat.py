@@ -53,8 +53,8 @@ class PatEmbeddingResidual(nn.Module):
 
     def _correct(self, tokens: torch.Tensor) -> torch.Tensor:
         residual = self.contract(F.gelu(self.expand(tokens)))
-        squared_norm = residual.float().square().sum(-1, keepdim=True)
-        return residual * (1 + squared_norm / self.bound**2).rsqrt().to(residual.dtype)
+        norm = torch.linalg.vector_norm(residual, dim=-1, keepdim=True, dtype=torch.float32)
+        return residual * (1 + (norm / self.bound).square()).rsqrt().to(residual.dtype)
 
 
 class PatGuidance(nn.Module):

@@ -40,7 +40,7 @@ class PatBlock(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, height, width, channels) to the same."""
         mixed = self.depthwise(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return hidden_states + in_parts(self._feed_forward, mixed, dim=1, growth=2)
+        return add_in_parts(hidden_states, self._feed_forward, mixed, growth=2)
 
     def _feed_forward(self, mixed: torch.Tensor) -> torch.Tensor:
         return self.contract(F.gelu(self.expand(self.norm(mixed))))
@@ -107,6 +107,14 @@ def in_parts(
     parts = slices(states.shape[dim], round(states.select(dim, 0).numel() * growth), states.device)
     whole = [slice(None)] * dim
     return concatenate((function(states[(*whole, part)]) for part in parts), states.shape[dim], dim)
+
+
+def add_in_parts(
+    states: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, growth: float
+) -> torch.Tensor:
+    """`states + function(inputs)`, computed part by part along dimension 1; see [`in_parts`]."""
+    parts = slices(inputs.shape[1], round(inputs[:, 0].numel() * growth), inputs.device)
+    return concatenate((states[:, part] + function(inputs[:, part]) for part in parts), inputs.shape[1], dim=1)
 
 
 def concatenate(parts: Iterable[torch.Tensor], count: int, dim: int, into: torch.Tensor | None = None) -> torch.Tensor:
@@ -217,6 +225,6 @@ class PatDecoder(nn.Module):
             if keep is not None:
                 embeds = embeds * keep[:, level, None, None, None].to(embeds.dtype)
             if hidden_states is not None:
-                embeds = embeds + repeat_cells(hidden_states, self.upsampling[level], embeds.shape[1:3])
+                embeds += repeat_cells(hidden_states, self.upsampling[level], embeds.shape[1:3])
             hidden_states = self.blocks[level](embeds)
         return self.norm(hidden_states)

@@ -287,8 +287,10 @@ class PatModel(PatPreTrainedModel):
             rows, columns = (-(-side // config.vision_config.patch_size) for side in output_size)
         grids = [level_grid((rows, columns), stride) for stride in config.level_strides]
         vectors = [level.to(self.pixel_head.weight.dtype) for level in self.codebooks.look_up(levels, grids)]
-        keep = torch.arange(config.num_levels, device=self.device) < num_levels
-        return self.decoder(vectors, keep.expand(len(levels[0]), -1)), (rows, columns)
+        keep = None
+        if num_levels < config.num_levels:
+            keep = (torch.arange(config.num_levels, device=self.device) < num_levels).expand(len(levels[0]), -1)
+        return self.decoder(vectors, keep), (rows, columns)
 
     def to_pixels(self, decoded: torch.Tensor) -> torch.Tensor:
         """Decoded features (batch, rows, columns, hidden_size) to pixels (batch, 3, H, W)."""
@@ -296,8 +298,9 @@ class PatModel(PatPreTrainedModel):
 
     def to_patch_embeds(self, decoded: torch.Tensor, patch_grid: tuple[int, int]) -> torch.Tensor:
         """Decoded features to unit-length patch embeddings, (batch, *patch_grid, projection_dim)."""
-        cells, config = self.patch_head(decoded), self.config
-        return F.normalize(to_patch_grid(cells, config.cells_per_patch, config.patches_per_cell, patch_grid), dim=-1)
+        config = self.config
+        patches = to_patch_grid(decoded, config.cells_per_patch, config.patches_per_cell, patch_grid)
+        return F.normalize(self.patch_head(patches), dim=-1)
 
     def to_image_embeds(self, decoded: torch.Tensor) -> torch.Tensor:
         """Decoded features to unit-length image embeddings, (batch, projection_dim)."""
