@@ -30,10 +30,10 @@ from transformers_pat.data.base import read_classes
 # What makes so many trainings affordable.
 SHORTER = {"crop_size": 160, "warmup_steps": 50, "ema_decay": 0.0, "validation": []}
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIG = REPOSITORY / "configs" / "nano_pat.yaml"
+CONFIG = REPOSITORY / "configs" / "nano_pat_ablation.yaml"
 FIGURES = REPOSITORY / "docs" / "results" / "ablation.json"
 SCORES = ("mean_iou", "boundary_mean_iou")
-# What differs from the PAT of configs/nano_pat.yaml.
+# What differs from the PAT of configs/nano_pat_ablation.yaml.
 VARIANTS: dict[str, dict] = {
     "pat": {},
     "baseline": {"token_guidance": False},

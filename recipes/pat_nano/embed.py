@@ -16,7 +16,7 @@ import torch
 
 from transformers_pat import PatForSemanticSegmentation, PatProcessor
 
-# Whole photos at this short side: that of the last stage's crops.
+# Whole photos at this short side: that of the training crops.
 SIZE = {"shortest_edge": 224, "longest_edge": 1024}
 
 

@@ -57,12 +57,8 @@ def main() -> None:
         write_names(data, work / "names.json")
     if not (work / "clip").is_dir():
         make_clip(args, common)
-    train = ["examples/train.py", "--data", data, "--resume"]
-    init: list[str | Path] = ["--clip", work / "clip"]
-    for name, config in (("pat-first", "nano_pat"), ("pat-longer", "nano_pat_longer"), ("pat-nano", "nano_pat_224")):
-        options = ["--config", f"configs/{config}.yaml", "--output_dir", work / name]
-        stage(f"PAT, {config}.yaml", work / name / "config.json", *train, *options, *init)
-        init = ["--init", work / name]
+    train = ["examples/train.py", "--config", "configs/nano_pat.yaml", "--data", data, "--clip", work / "clip"]
+    stage("PAT", work / "pat-nano" / "config.json", *train, "--output_dir", work / "pat-nano", "--resume")
     stage("what the CLIP knows", work / "measure.json", HERE / "measure.py", *common)  # trains a probe on masks
     stage("the packaged folder", work / "embedded", HERE / "embed.py", work / "pat-nano", work / "embedded")
     print(f"To package it: rm -r {EMBEDDED}; cp -r {work / 'embedded'} {EMBEDDED}")

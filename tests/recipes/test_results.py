@@ -35,7 +35,7 @@ def test_one_command_writes_all_results(tmp_path):
             assert f"| {name} | {level['level']} | {level['codebook_size']} | {level['usage']:.1%} |" in text
 
 
-@pytest.mark.parametrize("config", ["nano_pat", "nano_pat_longer"])
+@pytest.mark.parametrize("config", ["nano_pat", "nano_pat_ablation"])
 def test_the_recipe_validates_on_the_measured_splits(config):
     values = yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text())
     assert values["validation"] == [f"{name}:{split}" for name, split in MEASURED.items()]
