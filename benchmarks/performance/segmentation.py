@@ -25,8 +25,9 @@ def measure(quick: bool = False) -> Iterator[Row]:
     base, nano, large = make_model("ViT-B/16"), make_model("pat-nano"), make_model("ViT-L/14")
     yield from against_clip("aims", "ViT-B/16", base, (640, 640), [150, 847], rounds)
     yield from against_clip("aims", "pat-nano", nano, (480, 640), [10], 5 * rounds)
-    for side in (224, 352, 448, 640, 1024) if not quick else (224,):
-        yield from against_clip("size", "ViT-B/16", base, (side, side), [150], rounds, x=side)
+    for side in (224, 352, 448, 640, 1024, 2048) if not quick else (224,):
+        # A minute or two each at 2048.
+        yield from against_clip("size", "ViT-B/16", base, (side, side), [150], rounds if side < 2048 else 1, x=side)
     for count in (1, 10, 100, 1000, 10_000):
         yield from against_clip("labels", "ViT-B/16", base, (352, 352), [count], rounds, x=count)
     for batch in (1, 8, 32) if not quick else (1,):
