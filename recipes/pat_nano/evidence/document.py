@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from transformers_pat import PAT_NANO, PatForSemanticSegmentation, PatProcessor
 from transformers_pat.cli.arguments import parse_arguments
 from transformers_pat.evaluation.tokens import TokenMetric
@@ -26,7 +28,7 @@ class EvidenceConfig:
     data: str = field(metadata={"help": "Folder of the data sets camvid, msrc_v2 and voc_animals."})
     model: str = field(default=PAT_NANO, metadata={"help": "Checkpoint to measure."})
     output: str = field(default=str(ROOT / "docs" / "evidence.md"), metadata={"help": "File to write."})
-    processes: int = field(default=2, metadata={"help": "Parts at a time; set OMP_NUM_THREADS=1 with several."})
+    processes: int = field(default=2, metadata={"help": "Parts at a time, of one thread each."})
 
 
 def tokens_alone(args: EvidenceConfig) -> dict[str, str]:
@@ -67,7 +69,8 @@ def opened(args: EvidenceConfig):
 def main() -> None:
     args = parse_arguments(EvidenceConfig, __doc__)
     text = TEMPLATE.read_text(encoding="utf-8")
-    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.processes, spawn, torch.set_num_threads, (1,)) as pool:
         parts = [pool.submit(part, args) for part in (tokens_alone, robustness, words, levels)]
         for part in parts:
             for name, section in part.result().items():
