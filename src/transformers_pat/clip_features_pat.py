@@ -9,7 +9,7 @@ from transformers import CLIPVisionModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 
-from .layers_pat import add_in_parts
+from .layers_pat import in_parts
 
 
 @dataclass
@@ -126,7 +126,7 @@ def _run_block(
     if attentions is not None:
         attentions.append(weights)
     hidden_states = hidden_states + attended
-    return add_in_parts(hidden_states, lambda part: block.mlp(block.layer_norm2(part)), hidden_states, growth=4)
+    return in_parts(lambda part: part + block.mlp(block.layer_norm2(part)), hidden_states, growth=4)
 
 
 def _select(states: list[torch.Tensor], chosen: bool | list[int]) -> tuple[torch.Tensor | None, ...]:

@@ -49,7 +49,7 @@ class PatEmbeddingResidual(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(batch, rows, columns, hidden_size) to (batch, rows, columns, projection_dim)."""
-        return in_parts(self._correct, tokens, dim=1, growth=2)
+        return in_parts(self._correct, tokens, growth=2)
 
     def _correct(self, tokens: torch.Tensor) -> torch.Tensor:
         residual = self.contract(F.gelu(self.expand(tokens)))

@@ -40,10 +40,10 @@ class PatBlock(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, height, width, channels) to the same."""
         mixed = self.depthwise(hidden_states.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return add_in_parts(hidden_states, self._feed_forward, mixed, growth=2)
+        return in_parts(self._feed_forward, hidden_states, mixed, growth=2)
 
-    def _feed_forward(self, mixed: torch.Tensor) -> torch.Tensor:
-        return self.contract(F.gelu(self.expand(self.norm(mixed))))
+    def _feed_forward(self, hidden_states: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.contract(F.gelu(self.expand(self.norm(mixed))))
 
 
 def pixel_shuffle(features: torch.Tensor, factor: int) -> torch.Tensor:
@@ -96,25 +96,15 @@ def slices(count: int, size: int, device: torch.device) -> list[slice]:
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def in_parts(
-    function: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, dim: int, growth: float
-) -> torch.Tensor:
+def in_parts(function: Callable[..., torch.Tensor], *states: torch.Tensor, growth: float) -> torch.Tensor:
     """
-    `function(states)`, computed part by part along a dimension in which places don't meet; see [`slices`].
+    `function(*states)`, computed part by part along dimension 1, in which places don't meet; see [`slices`].
 
-    `growth` is the size of the function's largest tensor in units of that of its input.
+    `growth` is the size of the function's largest tensor in units of that of its first input.
     """
-    parts = slices(states.shape[dim], round(states.select(dim, 0).numel() * growth), states.device)
-    whole = [slice(None)] * dim
-    return concatenate((function(states[(*whole, part)]) for part in parts), states.shape[dim], dim)
-
-
-def add_in_parts(
-    states: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, growth: float
-) -> torch.Tensor:
-    """`states + function(inputs)`, computed part by part along dimension 1; see [`in_parts`]."""
-    parts = slices(inputs.shape[1], round(inputs[:, 0].numel() * growth), inputs.device)
-    return concatenate((states[:, part] + function(inputs[:, part]) for part in parts), inputs.shape[1], dim=1)
+    count = states[0].shape[1]
+    parts = slices(count, round(states[0][:, 0].numel() * growth), states[0].device)
+    return concatenate((function(*(one[:, part] for one in states)) for part in parts), count, dim=1)
 
 
 def concatenate(parts: Iterable[torch.Tensor], count: int, dim: int, into: torch.Tensor | None = None) -> torch.Tensor:

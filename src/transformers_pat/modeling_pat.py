@@ -287,10 +287,8 @@ class PatModel(PatPreTrainedModel):
             rows, columns = (-(-side // config.vision_config.patch_size) for side in output_size)
         grids = [level_grid((rows, columns), stride) for stride in config.level_strides]
         vectors = [level.to(self.pixel_head.weight.dtype) for level in self.codebooks.look_up(levels, grids)]
-        keep = None
-        if num_levels < config.num_levels:
-            keep = (torch.arange(config.num_levels, device=self.device) < num_levels).expand(len(levels[0]), -1)
-        return self.decoder(vectors, keep), (rows, columns)
+        keep = torch.arange(config.num_levels, device=self.device) < num_levels
+        return self.decoder(vectors, keep.expand(len(levels[0]), -1)), (rows, columns)
 
     def to_pixels(self, decoded: torch.Tensor) -> torch.Tensor:
         """Decoded features (batch, rows, columns, hidden_size) to pixels (batch, 3, H, W)."""

@@ -38,7 +38,7 @@ class PatSegmenterBlock(nn.Module):
             The shape of `hidden_states`.
         """
         height, width = hidden_states.shape[2:4]
-        mixed = in_parts(self._mix_neighbours, hidden_states, dim=1, growth=1)
+        mixed = in_parts(self._mix_neighbours, hidden_states, growth=1)
         values = self._values(mixed)
         states, mixed = hidden_states.flatten(2, 3), mixed.flatten(2, 3)
         shared = None if guidance is None else guidance.flatten(1, 2)[:, None]
@@ -207,7 +207,7 @@ class PatSegmenter(nn.Module):
     ) -> torch.Tensor:
         """What to add to the logits (batch, num_labels, rows, columns) of the labels whose similarities are given."""
         maps = torch.stack([coarse, _relative(coarse)], dim=2) * self.similarity_scale
-        hidden_states = in_parts(self._start, maps.to(self.stem.weight.dtype), 1, growth=self.stem.out_channels / 2)
+        hidden_states = in_parts(self._start, maps.to(self.stem.weight.dtype), growth=self.stem.out_channels / 2)
         shared = self.project(dense_embeds)
         if guidance is not None:
             shared = shared + guidance.start
